@@ -1,0 +1,263 @@
+"""Models: a policy with a critic, its frozen reference, and reward models. All of them are ordinary transformers models."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from rlhf_core.data.build import DATA_DIR
+from rlhf_core.experience import PolicyOutput, Responses
+from rlhf_core.machine import attention_for
+from rlhf_core.policy import token_entropy, token_logprobs
+from rlhf_core.reward import sequence_scores
+
+logging.set_verbosity_error()  # a new head is meant to be new, and loading takes no time that needs a bar
+logging.disable_progress_bar()
+
+BUILT_IN_MODELS = {"pocket": DATA_DIR / "pocket"}
+VALUE_HEAD_FILE = "value_head.safetensors"
+
+
+def resolve_model(name: str) -> str:
+    """The folder of a built-in model; any other name (a local folder or a Hub name) as it is."""
+    return str(BUILT_IN_MODELS.get(name, name))
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, padding on the left; one without a padding token pads with EOS.
+
+    Raises:
+        ValueError: nothing that transformers can read is there.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no tokenizer could be loaded from {name!r}: {str(error).splitlines()[0]}") from error
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(name: str, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """A language model in float32, in evaluation mode.
+
+    Raises:
+        ValueError: nothing that transformers can read is there.
+    """
+    return _load(AutoModelForCausalLM, name, torch.device(device))
+
+
+def load_classifier(name: str, tokenizer: PreTrainedTokenizerBase, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """A sequence classifier with one label, the form in which reward models and judges are saved.
+
+    From a plain language model it is made anew: its trunk, and a head of small random weights.
+    """
+    return _load(
+        AutoModelForSequenceClassification, name, torch.device(device), num_labels=1, pad_token_id=tokenizer.pad_token_id
+    )
+
+
+def _load(factory, name: str, device: torch.device, **options) -> PreTrainedModel:
+    options |= {"dtype": torch.float32, "attn_implementation": attention_for(device)}
+    try:
+        model = factory.from_pretrained(resolve_model(name), **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no model could be loaded from {name!r}: {str(error).splitlines()[0]}") from error
+    disable_dropout(model)
+    return model.to(device).eval()
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Dropout would make the ratio differ from 1 before the first update."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    config = getattr(model, "config", None)
+    if getattr(config, "attention_dropout", 0):
+        config.attention_dropout = 0.0
+
+
+def positions(attention_mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
+    """Position of each token, counted from the first real one, so that left padding moves nothing."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+@contextmanager
+def frozen(model: nn.Module):
+    """No gradients and evaluation mode within the block."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield model
+    model.train(was_training)
+
+
+class Policy(nn.Module):
+    """A language model as a policy, with or without a critic.
+
+    Args:
+        model: a transformers causal language model.
+        critic: "shared": a value head on the policy's own last hidden state; "separate": a value model of its own,
+            started from the same weights; None: no critic.
+        temperature: of the distribution that is sampled from.
+        bfloat16: autocast the matrix products; log-probabilities, entropy and values come out in float32 all the same.
+        entropy_gradient: keep the graph of the entropy, for an entropy bonus; costs memory for a [batch, time, vocab]
+            tensor.
+        logprobs_fn, entropy_fn: replaceable building blocks (`token_logprobs`, `token_entropy`); without the second the
+            entropy is left out.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        critic: str | None = "shared",
+        temperature: float = 1.0,
+        bfloat16: bool = False,
+        entropy_gradient: bool = False,
+        logprobs_fn=token_logprobs,
+        entropy_fn=token_entropy,
+    ):
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.bfloat16 = bfloat16
+        self.entropy_gradient = entropy_gradient
+        self.logprobs_fn, self.entropy_fn = logprobs_fn, entropy_fn
+        self.value_model = copy.deepcopy(model.base_model) if critic == "separate" else None
+        self.value_head = None
+        if critic is not None:
+            width = model.get_input_embeddings().weight.shape[1]
+            self.value_head = nn.Linear(width, 1).to(model.device)
+            nn.init.zeros_(self.value_head.weight)  # a new critic predicts 0 everywhere
+            nn.init.zeros_(self.value_head.bias)
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 matrix products within the block, if the policy is so configured."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def forward(self, batch: Responses) -> PolicyOutput:
+        """Log-probability and entropy at each response token, and the value of the state before it."""
+        with self.autocast():
+            logits, hidden = self.response_states(batch)
+        logprobs = self.logprobs_fn(logits, batch.tokens[:, -batch.mask.shape[1] - 1 :], self.temperature)
+        entropy = None
+        if self.entropy_fn is not None:
+            with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
+                entropy = self.entropy_fn(logits[:, :-1] / self.temperature)
+        values = None if hidden is None else self.value_head(hidden.float()).squeeze(-1)
+        return PolicyOutput(logprobs, entropy, values)
+
+    def response_states(self, batch: Responses) -> tuple[Tensor, Tensor | None]:
+        """Logits [batch, time + 1, vocab] from the position that scores the first response token on, and the critic's
+        hidden states [batch, time, width]."""
+        time = batch.mask.shape[1]
+        inputs = {
+            "input_ids": batch.tokens,
+            "attention_mask": batch.attention_mask.long(),
+            "position_ids": positions(batch.attention_mask),
+        }
+        shared = self.value_head is not None and self.value_model is None
+        out = self.model(**inputs, logits_to_keep=time + 1, output_hidden_states=shared, use_cache=False)
+        if self.value_head is None:
+            return out.logits, None
+        hidden = out.hidden_states[-1] if shared else self.value_model(**inputs, use_cache=False).last_hidden_state
+        return out.logits, hidden[:, -time - 1 : -1]
+
+    def save(self, folder: Path) -> None:
+        """The language model as transformers reads it, and the value head in a file beside it."""
+        self.model.save_pretrained(folder)
+        if self.value_model is not None:
+            self.value_model.save_pretrained(folder / "value_model")
+        if self.value_head is not None:
+            save_file(self.value_head.state_dict(), folder / VALUE_HEAD_FILE)
+
+    def load_critic(self, folder: Path) -> None:
+        """Take the value head, and a separate value model, from a folder that `save` wrote."""
+        self.value_head.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
+        if self.value_model is not None:
+            self.value_model.load_state_dict(type(self.value_model).from_pretrained(folder / "value_model").state_dict())
+
+
+class CachedNextLogits:
+    """`next_logits` for `sample_responses`: feeds the model one column at a time and keeps its key–value cache."""
+
+    def __init__(self, model: PreTrainedModel, prompt_mask: Bool[Tensor, "batch prompt_time"]):
+        self.model = model
+        self.prompt_mask = prompt_mask
+        self.cache = None
+        self.seen = 0
+
+    @torch.no_grad()
+    def __call__(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch vocab"]:
+        """Logits of the next token, given everything so far."""
+        if tokens.shape[1] <= self.seen:  # another sequence than the one in the cache
+            self.cache, self.seen = None, 0
+        grown = tokens.shape[1] - self.prompt_mask.shape[1]
+        attention_mask = torch.nn.functional.pad(self.prompt_mask, (0, grown), value=True)
+        out = self.model(
+            input_ids=tokens[:, self.seen :],
+            attention_mask=attention_mask.long(),
+            position_ids=positions(attention_mask)[:, self.seen :],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache, self.seen = out.past_key_values, tokens.shape[1]
+        return out.logits[:, -1].float()
+
+
+class RewardModel(nn.Module):
+    """A sequence classifier with one label, read as a reward: the score of prompt + response + EOS at its last token."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int = 256):
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.bfloat16 = False
+
+    def forward(self, tokens: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch"]:
+        """Scores of padded token ids."""
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bfloat16):
+            hidden = self.model.base_model(
+                input_ids=tokens, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False
+            ).last_hidden_state
+        # at least float32: in bfloat16 close scores tie
+        return sequence_scores(hidden.float(), self.model.score.weight[0].float(), 0.0, mask)
+
+    def encode(self, prompts: list[str], responses: list[str]) -> list[list[int]]:
+        """Token ids of each prompt + response + EOS, of at most `max_tokens`; the beginning is cut where it is longer."""
+        start = self.tokenizer(prompts)["input_ids"]
+        end = self.tokenizer(responses, add_special_tokens=False)["input_ids"]
+        eos = self.tokenizer.eos_token_id
+        return [[*p, *r, eos][-self.max_tokens :] for p, r in zip(start, end, strict=True)]
+
+    @torch.no_grad()
+    def score(self, prompts: list[str], responses: list[str], batch_size: int = 64) -> Float[Tensor, "texts"]:
+        """Scores of texts, on the CPU: a `reward_fn` for `score_responses`. Texts of similar length run together."""
+        rows = self.encode(prompts, responses)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        scores = torch.empty(len(rows))
+        for start in range(0, len(order), batch_size):
+            chunk = order[start : start + batch_size]
+            width = max(len(rows[i]) for i in chunk)
+            pad = self.tokenizer.pad_token_id
+            tokens = torch.tensor([[*rows[i], *[pad] * (width - len(rows[i]))] for i in chunk])
+            mask = torch.arange(width) < torch.tensor([len(rows[i]) for i in chunk])[:, None]
+            scores[chunk] = self(tokens.to(self.model.device), mask.to(self.model.device)).cpu()
+        return scores

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlhf_core.checks import require, require_mask, require_positive, require_same_shape
+from rlhf_core.checks import require, require_mask, require_positive, require_same_shape, require_shape
 from rlhf_core.policy import masked_mean
 from rlhf_core.reward import last_token_index
 
@@ -73,14 +73,16 @@ def shaped_rewards(
     first padding slot (trl issues 1893, 3750).
     """
     require_same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs, mask=mask)
-    require(scores.shape == mask.shape[:1], f"scores must have shape ({len(mask)},), got {tuple(scores.shape)}")
+    require_mask(mask)
+    require_shape("mask", mask, None, None)
+    require_shape("scores", scores, len(mask))
     if score_clip is not None:
         require_positive(score_clip=score_clip)
         scores = scores.clamp(-score_clip, score_clip)
-    penalty = torch.where(mask, kl_coef * kl_estimate(logprobs, ref_logprobs, "k1"), 0.0)
+    rewards = torch.where(mask, -kl_coef * kl_estimate(logprobs, ref_logprobs, "k1"), 0.0)
     columns = torch.arange(mask.shape[1], device=mask.device)
     is_last = columns == last_token_index(mask)[:, None]
-    return torch.where(is_last, scores[:, None] - penalty, -penalty)
+    return torch.where(is_last, rewards + scores[:, None], rewards)
 
 
 def discounted_returns(
@@ -105,6 +107,7 @@ def discounted_returns(
     """
     require_same_shape(rewards=rewards, mask=mask)
     require_mask(mask)
+    require_shape("mask", mask, None, None)
     rewards = torch.where(mask, rewards, 0.0)
     returns = torch.zeros_like(rewards)
     next_return = torch.zeros_like(rewards[:, 0])
@@ -142,6 +145,7 @@ def gae(
     """
     require_same_shape(rewards=rewards, values=values, mask=mask)
     require_mask(mask)
+    require_shape("mask", mask, None, None)
     rewards = torch.where(mask, rewards, 0.0)
     values = torch.where(mask, values, 0.0)
     advantages = torch.zeros_like(values)
@@ -180,8 +184,10 @@ def masked_whiten(
     require_mask(mask)
     count = int(mask.sum())
     require(count >= 2, f"whitening needs at least two True positions in mask, got {count}")
-    mean = masked_mean(values, mask)
-    centered = torch.where(mask, values - mean, 0.0)
+    origin = values[mask][0]  # measured from here, equal values are exact zeros, which float32's mean would miss
+    shifted = torch.where(mask, values - origin, 0.0)
+    mean = masked_mean(shifted, mask)
+    centered = torch.where(mask, shifted - mean, 0.0)
     variance = centered.square().sum() / (count - 1)
     whitened = centered * torch.rsqrt(variance + 1e-8)
-    return whitened if shift_mean else torch.where(mask, whitened + mean, 0.0)
+    return whitened if shift_mean else torch.where(mask, whitened + (origin + mean), 0.0)

@@ -25,6 +25,16 @@ def require_mask(mask: Tensor) -> None:
     require(mask.dtype == torch.bool, f"mask must be a bool tensor, got {mask.dtype}; use mask.bool()")
 
 
+def require_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
+    """A tensor has this shape; None stands for any length."""
+    fits = tensor.dim() == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        listed = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ValueError(f"{name} must have shape [{listed}], got {list(tensor.shape)}")
+
+
 def require_positive(**numbers: float) -> None:
     """All named numbers are greater than zero."""
     for name, number in numbers.items():

@@ -21,8 +21,6 @@ from rlhf_core.policy import masked_mean
 from rlhf_core.rollout import sample_responses
 from rlhf_core.run import Run, generator_for
 
-SAMPLES_KEPT = 4
-
 
 @dataclass
 class Rollout:
@@ -98,7 +96,7 @@ class Collector:
                 raise ValueError(f"--{name.replace('_', '-')} must be a multiple of the {world} processes")
         torch.manual_seed(config.seed)
         self.tokenizer = load_tokenizer(config.model)
-        self.prompts = load_prompts(config.prompts, num_words=config.prompt_words)
+        self.prompts = load_prompts(config.prompts, tokenizer=self.tokenizer, num_words=config.prompt_words)["prompt"][:]
         self.reward_fn = reward_fn or self.load_reward_fn(config.reward_model)
         weights = str(run.checkpoint) if run.resumed else config.model
         model = load_causal_lm(weights, run.device)
@@ -236,11 +234,10 @@ class Collector:
         return dict(zip(metrics, self.run.accelerator.reduce(values, "mean").tolist(), strict=True))
 
     def record(self, step: int, rollout: Rollout, metrics: dict[str, float], **extra: float) -> None:
-        """Log a step, keep some of its texts, and save a checkpoint where one is due."""
+        """Log a step, and keep its texts and a checkpoint where they are due."""
         self.run.log(**metrics)
         if step == 1 or step % self.config.sample_every == 0 or step == self.config.steps:
-            kept = slice(None, SAMPLES_KEPT * self.group_size, self.group_size)
-            self.run.sample(rollout.prompts[kept], rollout.texts[kept], rollout.scores[kept].tolist())
+            self.run.sample(rollout.prompts, rollout.texts, rollout.scores.tolist())
         if step % self.config.save_every == 0 or step == self.config.steps:
             self.run.save(self.save, self.optimizer, **extra)
 

@@ -60,11 +60,18 @@ class RunConfig:
         METHODS[cls.__dict__.get("method", cls.__name__)] = cls
 
     def check(self) -> None:
-        """Refuse impossible values.
+        """Refuse impossible values, before anything is loaded.
 
         Raises:
             ConfigError: names the option, what it must be and what it was.
         """
+        self.check_values()
+        for name in ("model", "data", "reward_model", "prompts"):
+            if hasattr(self, name):
+                self.existing(name)
+
+    def check_values(self) -> None:
+        """The numbers; subclasses add theirs."""
         self.positive("learning_rate", "max_grad_norm", "save_every")
         if self.microbatch_size is not None:
             self.positive("microbatch_size")
@@ -160,10 +167,8 @@ class SFTConfig(RunConfig):
 
     method = "sft"
 
-    def check(self) -> None:
-        super().check()
-        self.existing("data")
-        self.existing("model")
+    def check_values(self) -> None:
+        super().check_values()
         self.positive("epochs", "batch_size", "max_tokens")
         if self.num_rows is not None:
             self.positive("num_rows")
@@ -192,8 +197,8 @@ class RewardConfig(SFTConfig):
 
     method = "reward"
 
-    def check(self) -> None:
-        super().check()
+    def check_values(self) -> None:
+        super().check_values()
         self.not_negative("min_gap", "margin", "centering")
 
 
@@ -220,8 +225,8 @@ class DPOConfig(SFTConfig):
 
     method = "dpo"
 
-    def check(self) -> None:
-        super().check()
+    def check_values(self) -> None:
+        super().check_values()
         self.positive("beta")
         self.not_negative("min_gap")
         refuse_unless(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)", self.label_smoothing)
@@ -257,16 +262,13 @@ class OnlineConfig(RunConfig):
     """Subtracted from the score of a response that did not end, in score units."""
     learning_rate: float = 3e-4
     """AdamW's learning rate."""
-    sample_every: int = 10
-    """Steps between the sample texts in samples.jsonl."""
+    sample_every: int = 5
+    """Steps between those whose responses are kept in samples.jsonl."""
 
     method = "online"
 
-    def check(self) -> None:
-        super().check()
-        self.existing("model")
-        self.existing("reward_model")
-        self.existing("prompts")
+    def check_values(self) -> None:
+        super().check_values()
         self.positive("prompt_words", "steps", "batch_size", "epochs", "minibatch_size", "max_new_tokens", "temperature")
         self.positive("clip_range", "sample_every")
         self.not_negative("kl_coef", "missing_eos_penalty")
@@ -307,8 +309,8 @@ class PPOConfig(OnlineConfig):
 
     method = "ppo"
 
-    def check(self) -> None:
-        super().check()
+    def check_values(self) -> None:
+        super().check_values()
         self.share("gamma", "lam")
         self.positive("kl_horizon", "value_clip_range")
         self.not_negative("value_coef", "entropy_coef")
@@ -331,8 +333,8 @@ class GRPOConfig(OnlineConfig):
 
     method = "grpo"
 
-    def check(self) -> None:
-        super().check()
+    def check_values(self) -> None:
+        super().check_values()
         refuse_unless(self.estimator in ("grpo", "rloo"), "estimator", "grpo or rloo", self.estimator)
         refuse_unless(self.group_size >= 2, "group_size", "at least 2", self.group_size)
         divides = self.batch_size % self.group_size == 0

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlhf_core.checks import require, require_mask, require_positive, require_same_shape
+from rlhf_core.checks import require, require_mask, require_positive, require_same_shape, require_shape
 
 
 def sequence_logprobs(
@@ -30,6 +30,7 @@ def sequence_logprobs(
     """
     require_same_shape(token_logprobs=token_logprobs, mask=mask)
     require_mask(mask)
+    require_shape("mask", mask, None, None)
     return torch.where(mask, token_logprobs, 0.0).sum(dim=1)
 
 

@@ -94,12 +94,11 @@ def expected_best_of_n(rewards: Float[Tensor, "samples"], n: int) -> float:
     total = rewards.numel()
     require(1 <= n <= total, f"n must lie in 1 … {total} (the number of rewards), got {n}")
     ordered = rewards.double().flatten().sort().values
-    weights = torch.zeros_like(ordered)
-    weight = n / total  # of the largest; the next follow from C(i−2, n−1) = C(i−1, n−1)·(i−n)/(i−1)
+    expected, weight = 0.0, n / total  # weight of the largest; each next one: C(i−2, n−1) = C(i−1, n−1)·(i−n)/(i−1)
     for i in range(total, n - 1, -1):
-        weights[i - 1] = weight
+        expected += weight * ordered[i - 1].item()
         weight *= (i - n) / max(i - 1, 1)
-    return (ordered * weights).sum().item()
+    return expected
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

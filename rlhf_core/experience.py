@@ -56,8 +56,9 @@ class Responses:
         attention_mask, mask = self.attention_mask[rows], self.mask[rows]
         total, time = attention_mask.shape[1], mask.shape[1]
         left = int(attention_mask.int().argmax(dim=1).min())
-        right = total - time + int(mask.sum(dim=1).max())
-        return Responses(self.tokens[rows][:, left:right], attention_mask[:, left:right], mask[:, : right - total + time])
+        used = int(mask.any(dim=0).nonzero().max()) + 1  # columns of the longest response
+        right = total - time + used
+        return Responses(self.tokens[rows][:, left:right], attention_mask[:, left:right], mask[:, :used])
 
     def to(self, device: torch.device) -> Responses:
         """The same on another device."""

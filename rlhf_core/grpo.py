@@ -7,14 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlhf_core.advantages import kl_estimate
-from rlhf_core.checks import require, require_positive, require_same_shape
+from rlhf_core.checks import require, require_mask, require_positive, require_same_shape, require_shape
 from rlhf_core.policy import masked_mean
-from rlhf_core.ppo import masked_log_ratio
+from rlhf_core.ppo import probability_ratio
 
 
 def in_groups(rewards: Float[Tensor, "batch"], group_size: int) -> Float[Tensor, "groups group_size"]:
     """View the rewards as groups of consecutive rows."""
-    require(rewards.dim() == 1, f"rewards must be [batch], got shape {tuple(rewards.shape)}")
+    require_shape("rewards", rewards, None)
     require(group_size >= 1, f"group_size must be at least 1, got {group_size}")
     require(len(rewards) % group_size == 0, f"group_size {group_size} does not divide the {len(rewards)} rewards")
     return rewards.reshape(-1, group_size)
@@ -40,6 +40,7 @@ def group_advantages(rewards: Float[Tensor, "batch"], group_size: int, eps: floa
     groups = in_groups(rewards, group_size)
     if group_size == 1:
         return torch.zeros_like(rewards)
+    groups = groups - groups[:, :1]  # equal rewards become exact zeros, which float32's mean would miss by an ulp
     centered = groups - groups.mean(dim=1, keepdim=True)
     return (centered / (groups.std(dim=1, keepdim=True) + eps)).reshape(-1)
 
@@ -95,13 +96,13 @@ def grpo_loss(
     count less; DAPO and Dr. GRPO average over all tokens instead.
     """
     require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, mask=mask)
-    require(
-        advantages.shape == mask.shape[:1], f"advantages must have shape ({len(mask)},), got {tuple(advantages.shape)}"
-    )
+    require_mask(mask)
+    require_shape("mask", mask, None, None)
+    require_shape("advantages", advantages, len(mask))
     require_positive(clip_range=clip_range)
     require(kl_coef >= 0, f"kl_coef must be at least 0, got {kl_coef}")
     require(bool(mask.any(dim=1).all()), "mask has a row without any True, which has no tokens to average over")
-    ratio = masked_log_ratio(logprobs, old_logprobs, mask).exp()
+    ratio = probability_ratio(logprobs, old_logprobs, mask)
     advantages = advantages.detach()[:, None]
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)
     kl = kl_estimate(torch.where(mask, logprobs, 0.0), torch.where(mask, ref_logprobs, 0.0), "k3")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,8 +42,8 @@ def minibatch_indices(
     Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1, "optimize … with K epochs and minibatch size M".
     """
     require_positive(batch_size=batch_size, minibatch_size=minibatch_size, epochs=epochs)
-    for _ in range(epochs):
-        yield from torch.randperm(batch_size, generator=generator).split(minibatch_size)
+    permutations = (torch.randperm(batch_size, generator=generator) for _ in range(epochs))
+    return chain.from_iterable(permutation.split(minibatch_size) for permutation in permutations)
 
 
 def adaptive_kl_coef(kl_coef: float, observed_kl: float, target_kl: float, num_samples: int, horizon: float) -> float:

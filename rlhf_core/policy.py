@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlhf_core.checks import require, require_mask, require_positive, require_same_shape
+from rlhf_core.checks import require, require_mask, require_positive, require_same_shape, require_shape
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
@@ -41,8 +41,8 @@ def token_logprobs(
     libraries left it out when recomputing, so that the ratio of PPO was not 1 before the first update.
     """
     require_positive(temperature=temperature)
-    require(logits.dim() == 3, f"logits must be [batch, time, vocab], got shape {tuple(logits.shape)}")
-    require_same_shape(tokens=tokens, logits_without_vocab=logits[..., 0])
+    require_shape("tokens", tokens, None, None)
+    require_shape("logits", logits, *tokens.shape, None)
     log_distribution = torch.log_softmax(at_least_float32(logits[:, :-1]) / temperature, dim=-1)
     return log_distribution.gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
@@ -68,10 +68,9 @@ def response_mask(
     Source: the convention of Ouyang et al. 2022 and of verl and TRL's GRPO: ending is an action, so EOS counts. Masks
     made from `tokens != pad_id` lose that EOS wherever the tokenizer pads with it.
     """
-    batch, time = tokens.shape
-    require(
-        prompt_lengths.shape == (batch,), f"prompt_lengths must have shape ({batch},), got {tuple(prompt_lengths.shape)}"
-    )
+    require_shape("tokens", tokens, None, None)
+    require_shape("prompt_lengths", prompt_lengths, len(tokens))
+    time = tokens.shape[1]
     in_range = bool(((prompt_lengths >= 1) & (prompt_lengths <= time)).all())
     require(in_range, f"prompt_lengths must lie in 1 … {time}, got {prompt_lengths.tolist()}")
     in_response = torch.arange(time, device=tokens.device) >= prompt_lengths[:, None]
@@ -148,4 +147,6 @@ def sft_loss(
     Source: Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. Some trainers average over the prompt's tokens too.
     """
     require_same_shape(tokens=tokens, mask=mask)
-    return -masked_mean(token_logprobs(logits, tokens), mask[:, 1:])
+    require_mask(mask)
+    counted = torch.where(mask, tokens, 0)  # what stands at other positions need not be a token, -100 for instance
+    return -masked_mean(token_logprobs(logits, counted), mask[:, 1:])

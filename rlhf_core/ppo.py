@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlhf_core.checks import require_positive, require_same_shape
+from rlhf_core.checks import require_mask, require_positive, require_same_shape
 from rlhf_core.policy import masked_mean
 
 
@@ -16,7 +16,18 @@ def masked_log_ratio(
     mask: Bool[Tensor, "batch time"],
 ) -> Float[Tensor, "batch time"]:
     """log ρ = log π − log π_old on response tokens, 0 elsewhere; π_old is data."""
+    require_mask(mask)
     return torch.where(mask, logprobs - old_logprobs.detach(), 0.0)
+
+
+def probability_ratio(
+    logprobs: Float[Tensor, "batch time"],
+    old_logprobs: Float[Tensor, "batch time"],
+    mask: Bool[Tensor, "batch time"],
+) -> Float[Tensor, "batch time"]:
+    """ρ = π / π_old on response tokens, 1 elsewhere."""
+    # beyond e^80 float32 would give inf, whose gradient is NaN even where the clip cuts it
+    return masked_log_ratio(logprobs, old_logprobs, mask).clamp(max=80).exp()
 
 
 def clipped_policy_loss(
@@ -46,7 +57,7 @@ def clipped_policy_loss(
     """
     require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask)
     require_positive(clip_range=clip_range)
-    ratio = masked_log_ratio(logprobs, old_logprobs, mask).exp()
+    ratio = probability_ratio(logprobs, old_logprobs, mask)
     advantages = torch.where(mask, advantages.detach(), 0.0)
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range) * advantages
@@ -76,7 +87,7 @@ def clip_fraction(
     """
     require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask)
     require_positive(clip_range=clip_range)
-    ratio = masked_log_ratio(logprobs, old_logprobs, mask).exp()
+    ratio = probability_ratio(logprobs, old_logprobs, mask)
     raised = (ratio > 1 + clip_range) & (advantages > 0)
     lowered = (ratio < 1 - clip_range) & (advantages < 0)
     return masked_mean((raised | lowered).float(), mask).item()
@@ -132,6 +143,7 @@ def clipped_value_loss(
     policy loss: RLlib shipped the smaller one (ray issue 2233).
     """
     require_same_shape(values=values, old_values=old_values, returns=returns, mask=mask)
+    require_mask(mask)
     require_positive(clip_range=clip_range)
     values = torch.where(mask, values, 0.0)
     old_values = torch.where(mask, old_values.detach(), 0.0)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlhf_core.checks import require, require_positive, require_same_shape
+from rlhf_core.checks import require, require_positive, require_same_shape, require_shape
 
 
 def preference_probability(
@@ -56,10 +56,8 @@ def preference_pairs(
     Source: Stiennon et al. 2020 (arXiv 2009.01325), section 3.2, where people compare directly; here ratings do.
     """
     require(min_gap >= 0, f"min_gap must be at least 0, got {min_gap}")
-    require(
-        candidates.dim() == 2 and candidates.shape[1] == 2,
-        f"candidates must have shape [pairs, 2], got {tuple(candidates.shape)}",
-    )
+    require_shape("mean_ratings", mean_ratings, None)
+    require_shape("candidates", candidates, None, 2)
     gap = mean_ratings[candidates[:, 0]] - mean_ratings[candidates[:, 1]]
     oriented = torch.where(gap[:, None] > 0, candidates, candidates.flip(1))
     return oriented[gap.abs() > min_gap]
@@ -83,14 +81,17 @@ def rater_agreement(ratings: Float[Tensor, "items raters"], pairs: Int[Tensor, "
     Source: leave-one-out agreement as in Ziegler et al. 2019 (arXiv 1909.08593), section 4. Counting the rater in the
     crowd that judges them would overstate it.
     """
+    require_shape("ratings", ratings, None, None)
+    require_shape("pairs", pairs, None, 2)
     rated = ~ratings.isnan()
     filled = torch.where(rated, ratings, 0.0).double()
     others_sum = filled.sum(1, keepdim=True) - filled
     others_count = (rated.sum(1, keepdim=True) - rated.long()).double()
     first, second = pairs[:, 0], pairs[:, 1]
     own_gap = filled[first] - filled[second]
-    # mean_i > mean_j as sum_i · n_j > sum_j · n_i: exact for whole-number ratings, so ties are ties
-    crowd_gap = others_sum[first] * others_count[second] - others_sum[second] * others_count[first]
+    # mean_i > mean_j as sum_i · n_j > sum_j · n_i: exact for whole-number ratings; others may miss a tie by rounding
+    left, right = others_sum[first] * others_count[second], others_sum[second] * others_count[first]
+    crowd_gap = torch.where((left - right).abs() <= 1e-6 * (left.abs() + right.abs()), 0.0, left - right)
     votes = rated[first] & rated[second] & (own_gap != 0) & (others_count[first] > 0) & (others_count[second] > 0)
     require(bool(votes.any()), "no rater rated both items of any pair differently, so there is no vote to count")
     agreement = (1.0 + own_gap.sign() * crowd_gap.sign()) / 2
@@ -113,6 +114,7 @@ def cohen_kappa(labels_a: Int[Tensor, "items"], labels_b: Int[Tensor, "items"]) 
     Source: Cohen 1960, A coefficient of agreement for nominal scales.
     """
     require_same_shape(labels_a=labels_a, labels_b=labels_b)
+    require_shape("labels_a", labels_a, None)
     require(labels_a.numel() > 0, "labels_a and labels_b are empty, so there is no agreement to measure")
     observed = (labels_a == labels_b).double().mean()
     labels = torch.cat([labels_a, labels_b]).unique()
@@ -145,7 +147,7 @@ def split_by_prompt(prompts: list[str], test_fraction: float, seed: int) -> Bool
 
     def position(prompt: str) -> float:
         """A number in [0, 1) that looks random and belongs to this prompt and seed."""
-        digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}\n{prompt}".encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
     return torch.tensor([position(prompt) < test_fraction for prompt in prompts], dtype=torch.bool)

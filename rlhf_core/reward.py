@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlhf_core.checks import require, require_mask, require_same_shape
+from rlhf_core.checks import require, require_mask, require_same_shape, require_shape
 
 
 def last_token_index(mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch"]:
@@ -25,6 +25,7 @@ def last_token_index(mask: Bool[Tensor, "batch time"]) -> Int[Tensor, "batch"]:
     Source: OpenRLHF finds it the same way. `mask.sum(1) - 1`, often seen, is right for right-padded rows only.
     """
     require_mask(mask)
+    require_shape("mask", mask, None, None)
     require(bool(mask.any(dim=1).all()), "mask has a row without any True, which has no last token")
     return mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)
 
@@ -50,9 +51,11 @@ def sequence_scores(
 
     Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.1. In a causal model only the last token has read it all.
     """
-    require_same_shape(mask=mask, hidden_without_width=hidden[..., 0])
+    require_shape("hidden", hidden, *mask.shape, None)
+    require_shape("weight", weight, hidden.shape[-1])
+    require(not isinstance(bias, Tensor) or bias.numel() == 1, "bias must be a single number")
     rows = torch.arange(hidden.shape[0], device=hidden.device)
-    return hidden[rows, last_token_index(mask)] @ weight + bias
+    return hidden[rows, last_token_index(mask)] @ weight + (bias.reshape(()) if isinstance(bias, Tensor) else bias)
 
 
 def pairwise_loss(
@@ -78,7 +81,7 @@ def pairwise_loss(
     centering: Eisenstein et al. 2023 (arXiv 2312.09244), as in TRL.
     """
     require_same_shape(chosen=chosen, rejected=rejected)
-    require(chosen.dim() == 1, f"chosen and rejected must be [batch], got shape {tuple(chosen.shape)}")
+    require_shape("chosen", chosen, None)
     require(chosen.numel() > 0, "chosen and rejected are empty, so there is no loss")
     gap = chosen - rejected
     if isinstance(margin, Tensor):
@@ -134,6 +137,8 @@ def calibration_error(
     """
     require_same_shape(probabilities=probabilities, outcomes=outcomes)
     require(probabilities.numel() > 0, "probabilities are empty, so there is nothing to calibrate")
+    require_shape("probabilities", probabilities, None)
+    require(bool(((outcomes == 0) | (outcomes == 1)).all()), "outcomes must be 0 or 1")
     require(num_bins >= 1, f"num_bins must be at least 1, got {num_bins}")
     in_range = bool(((probabilities >= 0) & (probabilities <= 1)).all())
     require(in_range, "probabilities must lie in [0, 1]")

@@ -107,6 +107,7 @@ def score_responses(
         len(responses) == rows and len(ended) == rows,
         f"prompts, responses and ended must have the same length, got {rows}, {len(responses)} and {len(ended)}",
     )
+    require(ended.dtype == torch.bool, f"ended must be a bool tensor, got {ended.dtype}")
     raw = reward_fn(prompts, responses)
     scores = raw.detach() if isinstance(raw, Tensor) else torch.tensor([float(number) for number in raw])
     require(scores.shape == (rows,), f"reward_fn must return {rows} scores, got shape {tuple(scores.shape)}")

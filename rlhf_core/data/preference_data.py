@@ -1,257 +1,254 @@
-"""Preference data of any origin, brought into one form: the strings prompt, chosen, rejected.
+"""Preference pairs and prompts from anywhere: the packaged ratings, local files, the Hugging Face Hub.
 
-A source is one of the packaged splits ("ratings:reward", "ratings:judge", "ratings:test"), a local JSONL, JSON, Parquet or
-CSV file, or a Hub name. Its rows may have the explicit prompt, the implicit prompt or the conversational form that TRL
-documents. A bad row is named with its number, never dropped in silence.
+A data set comes in one of the forms that TRL documents ("Dataset formats and types"):
+
+    explicit prompt   {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
+    implicit prompt   {"chosen": "The sky is blue.", "rejected": "The sky is green."}
+
+and either of them with conversations, lists of {"role", "content"} messages, in place of text; in a CSV field a
+conversation is written as JSON. Texts are taken as they are: nothing is put between a prompt and its response.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import os.path
-import sys
+import unicodedata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from rlhf_core.checks import require
+from rlhf_core.data.conversations import Message, as_messages, common_length, render
+from rlhf_core.data.ratings import SPLITS, opening_prompts, rating_pairs
+from rlhf_core.data.rows import BadRows, DroppedRows, RowProblem, Table, as_json, as_text, read_table
 
-from rlhf_core.data.ratings import opening_prompts, rating_pairs
+if TYPE_CHECKING:  # both take seconds to import
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
-RATINGS_PREFIX = "ratings:"
-DEFAULT_RATING_PAIRS = 8000
-SHOWN_BAD_ROWS = 5
-Row = dict[str, Any]
-
-
-class BadRows(ValueError):
-    """Some rows cannot be used; the message names the first of them, why, and how many there are."""
-
-
-class SourceError(ValueError):
-    """A source cannot be read; the message says why and what to do."""
+PACKAGED = "ratings:"
+COLUMNS = ("prompt", "chosen", "rejected")
+ASSISTANT_CUE = "\n\nAssistant:"  # what Anthropic/hh-rlhf writes before every answer
+OnBadRows = Literal["raise", "drop"]
 
 
 def load_preferences(
     source: str | Path,
     split: str = "train",
     limit: int | None = None,
-    tokenizer: Any = None,
-    on_bad_rows: Literal["raise", "drop"] = "raise",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    on_bad_rows: OnBadRows = "raise",
+    *,
+    min_gap: float = 0.0,
+    seed: int = 0,
 ) -> Dataset:
-    """Preference pairs as strings.
+    """Preference pairs as text: columns `prompt`, `chosen`, `rejected`.
 
     Args:
-        source: a packaged split, a local file, or a Hub name.
-        split: of a Hub data set.
-        limit: use only the first rows (for packaged ratings: draw so many pairs).
-        tokenizer: renders conversations with its chat template; without one they become "Human: … Assistant: …".
-        on_bad_rows: "raise" names them; "drop" leaves them out and warns with their count.
-
-    Returns:
-        Columns prompt, chosen, rejected; text = prompt + chosen.
+        source: "ratings:reward", "ratings:judge" or "ratings:test" (the packaged ratings); a .jsonl, .json, .parquet or
+            .csv file; or the name of a data set on the Hugging Face Hub.
+        split: which split of a Hub data set.
+        limit: how many rows to read. Packaged ratings: how many pairs to draw; ties are among them and left out.
+        tokenizer: its chat template, if it has one, turns conversations into text; without one they become
+            "Human: … Assistant: …", see `conversations.plain`.
+        on_bad_rows: "raise", or "drop" them under a `DroppedRows` warning that counts them.
+        min_gap: packaged ratings only: leave out pairs whose mean ratings differ by no more than this (scale −4 to 4).
+        seed: packaged ratings only: of the draw.
 
     Raises:
-        BadRows: rows with a missing column, empty text, equal texts, or something that is not text.
-        SourceError: the source is missing or unreadable.
+        BadRows: rows lack a column or a prompt, or have one that is empty, no string or a malformed conversation, or
+            have the same text as chosen and rejected. With "drop", only if no row is left.
+        ValueError: the source does not exist, cannot be read or has no rows.
+
+    Source: the forms and the rules for them are those of TRL 1.16.0 (`trl.data_utils`); see `split_prompt` for where an
+        implicit prompt ends.
     """
-    name = str(source)
-    if name.startswith(RATINGS_PREFIX):
-        return rating_pairs(name.removeprefix(RATINGS_PREFIX), limit or DEFAULT_RATING_PAIRS)
-    rows = read_rows(name, split)[:limit]
-    return Dataset.from_list(_convert(rows, lambda row: preference_row(row, tokenizer), name, on_bad_rows))
+    check_options(limit, on_bad_rows)
+    part = packaged_part(source, split)
+    if part is not None:
+        require(limit is not None, f"{source} needs a number of pairs: any two of its sentences could make one")
+        return rating_pairs(part, limit, seed, min_gap).select_columns(list(COLUMNS))
+    table = read_table(source, split, limit)
+    explicit = has_prompts(table)
+    return usable_rows(table, lambda row: preference(row, explicit, tokenizer), COLUMNS, on_bad_rows)
 
 
-def load_prompts(source: str | Path, num_words: int = 3, split: str = "train", tokenizer: Any = None) -> list[str]:
-    """Prompts for a policy to continue.
+def load_prompts(
+    source: str | Path,
+    split: str = "train",
+    limit: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    on_bad_rows: OnBadRows = "raise",
+    *,
+    num_words: int = 3,
+    seed: int = 0,
+) -> Dataset:
+    """Prompts for a policy to answer: column `prompt`.
 
     Args:
-        source: a packaged split, whose sentences' first `num_words` words become prompts, or data with a `prompt` column.
-        num_words: for packaged splits.
-        split: of a Hub data set.
-        tokenizer: renders conversational prompts.
-
-    Returns:
-        The distinct prompts, in order.
+        source: as in `load_preferences`; a file of prompts needs only the column `prompt`, text or a conversation. A
+            preference data set gives the prompts of its pairs.
+        split, limit, tokenizer, on_bad_rows: as in `load_preferences`.
+        num_words: packaged ratings only: words of a sentence that make a prompt.
+        seed: packaged ratings only: of their order.
 
     Raises:
-        BadRows: rows without a usable prompt. SourceError: the source is missing or unreadable.
+        BadRows, ValueError: as in `load_preferences`.
     """
-    name = str(source)
-    if name.startswith(RATINGS_PREFIX):
-        return opening_prompts(name.removeprefix(RATINGS_PREFIX), num_words)
+    check_options(limit, on_bad_rows)
+    part = packaged_part(source, split)
+    if part is not None:
+        from datasets import Dataset
 
-    def prompt_of(row: Row) -> str:
-        value = row.get("prompt", _MISSING)
-        return render([*_messages(value, "prompt")], tokenizer, True) if isinstance(value, list) else _text(value, "prompt")
+        return Dataset.from_dict({"prompt": opening_prompts(part, num_words, limit, seed)})
+    table = read_table(source, split, limit)
+    explicit = has_prompts(table)
 
-    return list(dict.fromkeys(_convert(read_rows(name, split), prompt_of, name, "raise")))
+    def prompt_of(row: dict) -> dict[str, str]:
+        if "chosen" in row and "rejected" in row:
+            return {"prompt": preference(row, explicit, tokenizer)["prompt"]}
+        require_columns(row, ("prompt",))
+        value = text_or_messages(row["prompt"], "prompt")
+        return {"prompt": value if isinstance(value, str) else render(tokenizer, value)[0]}
+
+    return usable_rows(table, prompt_of, ("prompt",), on_bad_rows)
 
 
-def read_rows(source: str, split: str) -> list[Row]:
-    """The rows of a file or a Hub data set, as they are."""
-    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
-    path = Path(source).expanduser()
-    if path.is_file():
-        if path.suffix.lower() not in readers:
-            raise SourceError(f"{source} ends in {path.suffix or 'nothing'}; known endings are {', '.join(readers)}")
+def check_options(limit: int | None, on_bad_rows: str) -> None:
+    """Refuse options before anything is read."""
+    require(limit is None or limit >= 1, f"limit must be at least 1, got {limit}")
+    require(on_bad_rows in ("raise", "drop"), f'on_bad_rows must be "raise" or "drop", got {on_bad_rows!r}')
+
+
+def packaged_part(source: str | Path, split: str) -> str | None:
+    """Which part of the packaged ratings a built-in name means; None for any other source."""
+    if not str(source).startswith(PACKAGED):
+        return None
+    part = str(source).removeprefix(PACKAGED)
+    names = ", ".join(PACKAGED + name for name in SPLITS)
+    require(part in SPLITS, f"the packaged ratings are {names}, not {source}")
+    require(split == "train", f"the parts of the packaged ratings are {names}: they have no split {split!r}")
+    return part
+
+
+def has_prompts(table: Table) -> bool:
+    """Whether the prompt is explicit: then a row without one is a bad row."""
+    return any(isinstance(row, dict) and "prompt" in row for _, row in table.rows)
+
+
+def usable_rows(
+    table: Table, convert: Callable[[dict], dict[str, str]], columns: tuple[str, ...], on_bad_rows: OnBadRows
+) -> Dataset:
+    """Convert every row; those that raise `RowProblem` are the bad ones."""
+    from datasets import Dataset, Features, Value
+
+    good: dict[str, list[str]] = {name: [] for name in columns}
+    problems = []
+    for number, row in table.rows:
         try:
-            return readers[path.suffix.lower()](path)
-        except (UnicodeDecodeError, OSError, ValueError, csv.Error) as error:
-            if isinstance(error, SourceError):
-                raise
-            raise SourceError(f"{source} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from error
-    if path.suffix.lower() in readers or path.is_absolute() or source.startswith("."):
-        raise SourceError(f"there is no file {source}")
-    try:
-        return load_dataset(source, split=split).to_list()
-    except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise SourceError(f"{source} is neither a local file nor a data set that can be fetched: {reason}") from error
+            converted = convert(as_row(row))
+        except RowProblem as problem:
+            problems.append((number, str(problem)))
+            continue
+        for name in columns:
+            good[name].append(converted[name])
+    if problems:
+        bad = BadRows(table, problems)
+        if on_bad_rows == "raise" or bad.count == bad.total:
+            raise bad
+        warnings.warn(DroppedRows(bad), stacklevel=3)
+    return Dataset.from_dict(good, features=Features({name: Value("string") for name in columns}))
 
 
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise SourceError(f"{path}, line {number} is not JSON: {error.msg}") from error
-    return rows
-
-
-def _read_json(path: Path) -> list[Row]:
-    rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    if not isinstance(rows, list):
-        raise SourceError(f"{path} must hold a list of rows")
-    return rows
-
-
-def _read_csv(path: Path) -> list[Row]:
-    """Every field stays text: "None" and "12" are words here."""
-    csv.field_size_limit(sys.maxsize if sys.maxsize < 2**32 else 2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k is not None and v is not None} for row in rows]
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    return Dataset.from_parquet(str(path), keep_in_memory=True).to_list()
-
-
-def _convert(rows: list[Row], convert: Callable[[Row], Any], source: str, on_bad_rows: str) -> list[Any]:
-    """Convert every row; collect those that cannot be."""
-    good, bad = [], []
-    for number, row in enumerate(rows, start=1):
-        try:
-            good.append(convert(row))
-        except _BadRow as error:
-            bad.append(f"row {number}: {error}")
-    if not bad and good:
-        return good
-    first = "; ".join(bad[:SHOWN_BAD_ROWS]) + (f"; and {len(bad) - SHOWN_BAD_ROWS} more" if len(bad) > SHOWN_BAD_ROWS else "")
-    if not good:
-        raise BadRows(f"{source} has no usable row" + (f" ({len(bad)} bad; counted from 1: {first})" if bad else ""))
-    message = f"{len(bad)} of {len(rows)} rows of {source} (counted from 1, the header left out)"
-    if on_bad_rows == "raise":
-        raise BadRows(f"{message} cannot be used: {first}")
-    warnings.warn(f"dropped {message}: {first}", stacklevel=3)
-    return good
-
-
-class _BadRow(ValueError):
-    """Why one row cannot be used."""
-
-
-_MISSING = object()
-
-
-def _text(value: Any, column: str) -> str:
-    if value is _MISSING:
-        raise _BadRow(f"there is no column {column!r}")
-    if not isinstance(value, str):
-        raise _BadRow(f"{column} is not a string but {type(value).__name__}")
-    if not value.strip():
-        raise _BadRow(f"{column} is empty")
-    return value
-
-
-def _messages(value: list, column: str) -> list[dict[str, str]]:
-    """A conversation, checked."""
-    if not value:
-        raise _BadRow(f"{column} is empty")
-    for message in value:
-        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-            raise _BadRow(f"{column} has a message without role and content")
-        _text(message["role"], f"{column}'s role")
-        _text(message["content"], f"{column}'s content")
-    return [{"role": message["role"], "content": message["content"]} for message in value]
-
-
-def preference_row(row: Row, tokenizer: Any = None) -> dict[str, str]:
-    """One row in one form, whichever of TRL's forms it came in."""
+def as_row(row: object) -> dict:
+    """The row, unless it is none."""
+    if isinstance(row, RowProblem):
+        raise row
     if not isinstance(row, dict):
-        raise _BadRow(f"it is not a set of columns but {type(row).__name__}")
-    chosen, rejected = row.get("chosen", _MISSING), row.get("rejected", _MISSING)
-    if isinstance(chosen, list) or isinstance(rejected, list):
-        prompt, chosen, rejected = _conversation(row, tokenizer)
+        raise RowProblem(f"is {as_json(row)}, not an object with columns")
+    return row
+
+
+def preference(row: dict, explicit: bool, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]:
+    """One row of any form as prompt, chosen and rejected text."""
+    names = COLUMNS if explicit else COLUMNS[1:]
+    require_columns(row, names)
+    values = {name: text_or_messages(row[name], name) for name in names}
+    prompt, chosen, rejected = values.get("prompt"), values["chosen"], values["rejected"]
+    if type(chosen) is not type(rejected):
+        raise RowProblem("has a conversation in one of `chosen` and `rejected` and text in the other")
+    require_different(chosen, rejected)
+    if isinstance(prompt, list) and isinstance(chosen, str):
+        raise RowProblem("has a conversation in `prompt` but text in `chosen` and `rejected`")
+    if prompt is None or type(prompt) is not type(chosen):  # a text beside whole conversations repeats their beginning
+        prompt, chosen, rejected = split_prompt(chosen, rejected)
+        if not prompt:
+            raise RowProblem("has a `chosen` and a `rejected` without a common beginning that could be the prompt")
+    if isinstance(prompt, list):
+        prompt, chosen, rejected = render(tokenizer, prompt, chosen, rejected)
+    pair = dict(zip(COLUMNS, (prompt, chosen, rejected), strict=True))
+    for name, text in pair.items():
+        if not text.strip():
+            raise RowProblem(f"has nothing left in `{name}` when prompt and response are told apart")
+    require_different(chosen, rejected)
+    return pair
+
+
+def require_columns(row: dict, names: tuple[str, ...]) -> None:
+    """All these columns are there."""
+    missing = [f"`{name}`" for name in names if name not in row]
+    if missing:
+        raise RowProblem(f"lacks {' and '.join(missing)} (it has {', '.join(map(str, row)) or 'no columns'})")
+
+
+def require_different(chosen: str | list[Message], rejected: str | list[Message]) -> None:
+    """A pair has something to prefer."""
+    if chosen == rejected:
+        raise RowProblem("has a `chosen` equal to `rejected`")
+
+
+def text_or_messages(value: object, column: str) -> str | list[Message]:
+    """A text that is not empty, or a well-formed conversation."""
+    return as_messages(value, column) if isinstance(value, list) else as_text(value, f"`{column}`")
+
+
+def split_prompt(chosen: str | list, rejected: str | list) -> tuple[str | list, str | list, str | list]:
+    """Take the prompt that `chosen` and `rejected` begin with from both.
+
+    Of two conversations it is their common leading messages, and each keeps at least one. Of two texts it is what they
+    have in common up to the last "Assistant:" turn of a dialog or, where there is none, up to the last whole word;
+    the space before the response belongs to the response, and each keeps at least a word.
+
+    Returns:
+        prompt, chosen and rejected; the prompt is empty where there is no such beginning.
+
+    Source: TRL's `extract_prompt`, and equal to it except that it cuts texts inside a word ("bl" | "ue", "bl" | "ack"),
+        which no tokenizer would, and inside an answer whose first words agree.
+    """
+    length = common_length(chosen, rejected)
+    if isinstance(chosen, list):
+        cut = min(length, len(chosen) - 1, len(rejected) - 1)
     else:
-        chosen, rejected = _text(chosen, "chosen"), _text(rejected, "rejected")
-        if "prompt" in row:
-            prompt = _text(row["prompt"], "prompt")
-        else:
-            prompt, chosen, rejected = split_common_prefix(chosen, rejected)
-    if chosen == rejected:
-        raise _BadRow("chosen and rejected are equal")
-    if not chosen.strip() or not rejected.strip():
-        raise _BadRow("one of the texts is nothing but the prompt")
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        cut = text_cut(chosen, rejected, length)
+    return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
-def split_common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """The implicit prompt: the longest common prefix, whose last space goes to the answers, as in TRL."""
-    if chosen == rejected:
-        raise _BadRow("chosen and rejected are equal")
-    end = len(os.path.commonprefix([chosen, rejected]))
-    if end and chosen[end - 1] == " ":
-        end -= 1
-    return chosen[:end], chosen[end:], rejected[end:]
+def text_cut(chosen: str, rejected: str, length: int) -> int:
+    """Where the prompt of two texts with a common beginning of this length ends."""
+    answer = chosen.rfind(ASSISTANT_CUE, 0, length)
+    if answer >= 0:
+        return answer + len(ASSISTANT_CUE)
+    cut = length
+    if not chosen[cut:].strip() or not rejected[cut:].strip():  # one text is the beginning of the other
+        cut = max(len(chosen[:cut].rstrip()) - 1, 0)
+    while cut > 0 and (same_word(chosen[cut - 1], chosen[cut]) or same_word(rejected[cut - 1], rejected[cut])):
+        cut -= 1
+    return cut - 1 if cut > 0 and chosen[cut - 1] == " " else cut
 
 
-def _conversation(row: Row, tokenizer: Any) -> tuple[str, str, str]:
-    """Prompt and answers of a conversational row, rendered to text."""
-    if not isinstance(row.get("chosen"), list) or not isinstance(row.get("rejected"), list):
-        raise _BadRow("one of chosen and rejected is a conversation and the other is not")
-    chosen, rejected = _messages(row["chosen"], "chosen"), _messages(row["rejected"], "rejected")
-    if "prompt" in row:
-        prompt = row["prompt"]
-        prompt = _messages(prompt, "prompt") if isinstance(prompt, list) else [{"role": "user", "content": _text(prompt, "prompt")}]
-    else:
-        common = 0
-        while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
-            common += 1
-        prompt, chosen, rejected = chosen[:common], chosen[common:], rejected[common:]
-    if chosen == rejected:
-        raise _BadRow("chosen and rejected are equal")
-    if not chosen or not rejected:
-        raise _BadRow("one of the texts is nothing but the prompt")
-    if not prompt:
-        raise _BadRow("the conversations have no message in common, so there is no prompt")
-    start = render(prompt, tokenizer, True)
-    full = [render([*prompt, *answer], tokenizer, False) for answer in (chosen, rejected)]
-    if not all(text.startswith(start) for text in full):
-        raise _BadRow("the chat template renders the prompt differently when an answer follows")
-    return start, full[0][len(start) :], full[1][len(start) :]
+def same_word(left: str, right: str) -> bool:
+    """Whether two neighbouring characters belong to one word.
 
-
-def render(messages: list[dict[str, str]], tokenizer: Any, open_answer: bool) -> str:
-    """A conversation as text: by the tokenizer's chat template, else "Human: …" and "Assistant: …" in paragraphs."""
-    if tokenizer is not None and getattr(tokenizer, "chat_template", None):
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_answer)
-    names = {"user": "Human", "assistant": "Assistant", "system": "System"}
-    text = "\n\n".join(f"{names.get(m['role'], m['role'].title())}: {m['content']}" for m in messages)
-    return text + "\n\nAssistant:" if open_answer else text
+    Scripts without upper and lower case (Chinese, Thai) need no spaces: each of their characters stands for itself.
+    """
+    return all(c.isalnum() and unicodedata.category(c) != "Lo" for c in (left, right))

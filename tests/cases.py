@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-SEEDED = settings(derandomize=True, deadline=None, max_examples=20, database=None)
+SEEDED = settings(derandomize=True, deadline=None, max_examples=30, database=None)
 GARBAGE = (math.nan, math.inf, -math.inf, 1e30)
 
 

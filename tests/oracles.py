@@ -1,7 +1,7 @@
 """The contract's functions once more, from their definitions: plain Python loops over floats, slow and obvious.
 
-They share no code and, where there is a choice, no formula with `rlhf_core`: sums over powers of γ instead of recursions,
-enumeration of subsets instead of binomial weights, fractions instead of floats. Tensors come in, lists and floats go out.
+They share no code and, where there is a choice, no formula with `rlhf_core`: sums over powers of γ, not recursions,
+subsets one by one, not binomial weights, fractions, not floats. Tensors come in, lists and floats go out.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ def last_token_index(mask):
 def sequence_scores(hidden, weight, bias, mask):
     hidden, weight = hidden.tolist(), weight.tolist()
     ends = last_token_index(mask)
-    return [math.fsum(h * w for h, w in zip(hidden[i][t], weight, strict=True)) + float(bias) for i, t in enumerate(ends)]
+    heads = [math.fsum(h * w for h, w in zip(hidden[i][t], weight, strict=True)) for i, t in enumerate(ends)]
+    return [head + float(bias) for head in heads]
 
 
 def pairwise_loss(chosen, rejected, margin=None, centering=0.0):

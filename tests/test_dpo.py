@@ -37,10 +37,12 @@ SEQUENCE_MUTANTS = {
 }
 DPO_MUTANTS = {
     "no reference": on_gap(lambda g, b, e: smoothed(b * g, e).mean(), lambda pc, pr, rc, rr: pc - pr),
-    "reference added": on_gap(lambda g, b, e: smoothed(b * g, e).mean(), lambda pc, pr, rc, rr: pc - pr + (rc - rr).detach()),
+    "reference added": on_gap(
+        lambda g, b, e: smoothed(b * g, e).mean(), lambda pc, pr, rc, rr: pc - pr + (rc - rr).detach()),
     "chosen and rejected exchanged": lambda pc, pr, rc, rr, b, e: dpo_loss(pr, pc, rr, rc, b, e),
     "reference exchanged": lambda pc, pr, rc, rr, b, e: dpo_loss(pc, pr, rr, rc, b, e),
-    "reference is trained": on_gap(lambda g, b, e: smoothed(b * g, e).mean(), lambda pc, pr, rc, rr: pc - pr - (rc - rr)),
+    "reference is trained": on_gap(
+        lambda g, b, e: smoothed(b * g, e).mean(), lambda pc, pr, rc, rr: pc - pr - (rc - rr)),
     "β outside": on_gap(lambda g, b, e: b * smoothed(g, e).mean()),
     "β divides": on_gap(lambda g, b, e: smoothed(g / b, e).mean()),
     "no β": on_gap(lambda g, b, e: smoothed(g, e).mean()),
@@ -73,10 +75,11 @@ test_contract, test_known_mistakes_are_told_apart = contract_tests([
     Entry(dpo_loss, oracles.dpo_loss, lambda d: draw_pairs(d, 0.3, 0.15), "loss", trained=(0, 1), frozen=(2, 3),
           rows="same", row_args=(0, 1, 2, 3), mutants=DPO_MUTANTS, styles=(
               on_gap(lambda g, b, e: F.binary_cross_entropy_with_logits(b * g, torch.full_like(g, 1 - e))),
-              on_gap(lambda g, b, e: smoothed(b * g, e).mean(), lambda pc, pr, rc, rr: pc - rc.detach() - pr + rr.detach()),
+              on_gap(lambda g, b, e: smoothed(b * g, e).mean(),
+                     lambda pc, pr, rc, rr: pc - rc.detach() - (pr - rr.detach())),
           )),
-    Entry(implicit_rewards, oracles.implicit_rewards, lambda d: (*draw_pairs(d)[:2], 0.3), rows="along", row_args=(0, 1),
-          mutants={
+    Entry(implicit_rewards, oracles.implicit_rewards, lambda d: (*draw_pairs(d)[:2], 0.3), rows="along",
+          row_args=(0, 1), mutants={
               "sign": lambda p, q, b: b * (q - p),
               "β divides": lambda p, q, b: (p - q) / b,
               "no β": lambda p, q, b: p - q,
@@ -137,7 +140,8 @@ def test_ipo_pulls_the_gap_to_its_target_from_both_sides():
 
 
 def test_implicit_rewards_carry_no_graph():
-    assert not implicit_rewards(torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True), 0.1).requires_grad
+    policy, reference = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    assert not implicit_rewards(policy, reference, 0.1).requires_grad
 
 
 def test_an_empty_response_has_log_probability_0():

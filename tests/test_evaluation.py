@@ -169,7 +169,7 @@ def test_best_of_n_kl_of_one_and_of_many():
 
 
 def test_expected_best_of_n_is_unbiased():
-    """Average over all samples of four, drawn with their probabilities from three outcomes, of the estimate for n = 2."""
+    """The estimate for n = 2 from four samples, averaged over all draws of four from three outcomes."""
     outcomes, p = [0.0, 1.0, 5.0], [0.5, 0.3, 0.2]
     estimate = sum(
         math.prod(p[i] for i in draw) * expected_best_of_n(torch.tensor([outcomes[i] for i in draw]), 2)

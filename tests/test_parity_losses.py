@@ -6,12 +6,16 @@ and takes the same SGD steps on a copy of the model. Compared are every loss (1e
 after moving by far more); for GRPO and RLOO also masks and advantages. Everything is float32 on CPU.
 
 Where conventions differ, TRL's options are set to those of our contract:
-- DPO: TRL's `sigmoid` loss no longer applies `label_smoothing`. Its `aot` loss still does, and with one pair to a batch,
+- DPO: TRL's `sigmoid` loss no longer applies `label_smoothing`. Its `aot` loss does, and with one pair to a batch,
   where there is nothing to sort, it is DPO with label smoothing.
 - IPO: TRL sums log-probabilities and then divides by the number of tokens; ours takes the averages.
-- Reward model: TRL's head has no bias and its accuracy counts a tie as wrong (ours ½); there are no ties here.
-- GRPO: `loss_type="grpo"` (mean over each response, then over responses; TRL's default is DAPO's), `scale_rewards="group"`
-  (ε = 1e-4 as ours), k3 in the loss; temperature ≠ 1, which both divide the logits by.
+- Reward model: TRL's head has no bias and its accuracy counts a tie as wrong (ours ½); there are no ties here. The
+  transformers model finds the last token by `ids != pad`, and so misses an EOS that is also the padding: here they
+  differ.
+- GRPO: `loss_type="grpo"` (mean over each response, then over responses; TRL's default is DAPO's),
+  `scale_rewards="group"` (ε = 1e-4 as ours), temperature ≠ 1, which both divide the logits by, and
+  `use_bias_correction_kl=False`: the paper's k3, as ours. TRL 1.16 by default multiplies it by the ratio, which
+  changes its gradient even at ratio 1.
 - RLOO: TRL's ratio and clip are those of the whole response, our `clipped_policy_loss` with one column; its KL penalty
   is k1, summed over the response and taken from the reward before the advantages.
 Both of the latter take two steps on one rollout (`num_iterations=2`), so that the second has ratios other than 1.
@@ -21,6 +25,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -32,6 +37,7 @@ from rlhf_core.ppo import clip_fraction, clipped_policy_loss
 from rlhf_core.preferences import collate_pairs
 from rlhf_core.reward import pairwise_accuracy, pairwise_loss, sequence_scores
 
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 trl = pytest.importorskip("trl", reason="TRL is not installed, so there is nothing to compare with")
 if not all(hasattr(trl, name) for name in ("DPOTrainer", "GRPOTrainer", "RLOOTrainer", "RewardTrainer")):
     pytest.skip("this TRL lacks one of the trainers to compare with", allow_module_level=True)
@@ -45,7 +51,7 @@ from transformers import (  # noqa: E402
     PreTrainedTokenizerFast,
 )
 
-WORDS = ["<s>", "</s>", "a", "b", "c", "d", "e", "f", "g", "h"]
+WORDS = ["<s>", "</s>", "a", "b", "c", "d", "e", "f", "g", "h", "<pad>"]
 EOS = WORDS.index("</s>")
 GROUP, TEMPERATURE, BETA = 4, 0.7, 0.3
 PAIRS = {
@@ -56,12 +62,12 @@ PAIRS = {
 }
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Words as tokens; pads with EOS, as tokenizers without a pad token do."""
+def tokenizer(pad: str = "</s>") -> PreTrainedTokenizerFast:
+    """Words as tokens; pads with EOS, as tokenizers without a pad token are made to."""
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="a"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.add_special_tokens(["<s>", "</s>"])
-    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    words.add_special_tokens(["<s>", "</s>", "<pad>"])
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token=pad)
 
 
 def llama(seed: int, kind: type = LlamaForCausalLM):
@@ -83,14 +89,15 @@ def options(folder, **more) -> dict:
     }  # fmt: skip
 
 
-def train(trainer) -> list[tuple[dict, float]]:
-    """Let TRL train; return every batch with the loss that TRL computed on it."""
+def train(trainer) -> list[tuple[dict, dict]]:
+    """Let TRL train; return every batch with the loss and the metrics that TRL computed on it."""
     recorded, compute_loss = [], trainer.compute_loss
 
     def recording(model, inputs, *args, **kwargs):
         batch = {name: x.clone() if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
         loss = compute_loss(model, inputs, *args, **kwargs)
-        recorded.append((batch, loss.item()))
+        metrics = {name: numbers[-1] for name, numbers in trainer._metrics["train"].items()}
+        recorded.append((batch, {**metrics, "loss": loss.item()}))
         return loss
 
     trainer.compute_loss = recording
@@ -104,16 +111,17 @@ def assert_same_training(ours, start, trainer, recorded, loss_of) -> None:
     """Our losses on TRL's batches, our SGD steps from the same start, TRL's losses and weights."""
     optimizer = torch.optim.SGD(ours.parameters(), trainer.args.learning_rate)
     assert len(recorded) == trainer.args.max_steps
-    for batch, their_loss in recorded:
+    for batch, metrics in recorded:
         loss = loss_of(ours, batch)
-        assert loss.item() == pytest.approx(their_loss, abs=1e-5)
+        assert loss.item() == pytest.approx(metrics["loss"], abs=1e-5)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     theirs = dict(trainer.model.named_parameters())
     moved = 0.0
     for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter, theirs[name].detach(), rtol=0, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        message = partial("{}: {}".format, name)
+        torch.testing.assert_close(parameter, theirs[name].detach(), rtol=0, atol=1e-4, msg=message)
         moved = max(moved, (parameter - start[name]).abs().max().item())
     assert moved > 1e-2, "the weights hardly moved, so that equal weights would say little"
 
@@ -167,31 +175,32 @@ def test_dpo_and_ipo(tmp_path, case, trl_options):
         smoothing = trl_options.get("label_smoothing", 0.0)
         return dpo_loss(*reduced(model, reference, batch, sequence_logprobs), BETA, smoothing)
 
-    metrics = trainer._metrics["train"]
     recorded = train(trainer)
-    first = reduced(llama(0), reference, recorded[0][0], sequence_logprobs)
+    batch, metrics = recorded[0]
+    first = reduced(llama(0), reference, batch, sequence_logprobs)
     rewards = [implicit_rewards(first[side], first[side + 2], BETA) for side in (0, 1)]
-    assert metrics["rewards/chosen"][0] == pytest.approx(rewards[0].mean().item(), abs=1e-5)
-    assert metrics["rewards/accuracies"][0] == pytest.approx(pairwise_accuracy(*rewards))
+    assert metrics["rewards/chosen"] == pytest.approx(rewards[0].mean().item(), abs=1e-5)
+    assert metrics["rewards/accuracies"] == pytest.approx(pairwise_accuracy(*rewards))
     assert_same_training(ours, start, trainer, recorded, loss_of)
 
 
 @pytest.mark.parametrize(("margin", "centering"), [(False, None), (True, None), (True, 0.1)])
 def test_reward_model(tmp_path, margin, centering):
     columns = ("prompt", "chosen", "rejected") + (("margin",) if margin else ())
-    data = Dataset.from_dict({name: PAIRS[name] for name in columns})
+    data, words = Dataset.from_dict({name: PAIRS[name] for name in columns}), tokenizer("<pad>")
     args = trl.RewardConfig(
         **options(tmp_path, per_device_train_batch_size=4, center_rewards_coefficient=centering, learning_rate=0.01)
     )
     trainer = trl.RewardTrainer(
-        llama(0, LlamaForSequenceClassification), args, train_dataset=data, processing_class=tokenizer()
+        llama(0, LlamaForSequenceClassification), args, train_dataset=data, processing_class=words
     )
-    metrics = trainer._metrics["train"]
     recorded = train(trainer)
-    ours, words = llama(0, LlamaForSequenceClassification), tokenizer()
+    ours = llama(0, LlamaForSequenceClassification)
     start = copy.deepcopy(dict(ours.named_parameters()))
-    texts = {side: [p + x + " </s>" for p, x in zip(PAIRS["prompt"], PAIRS[side], strict=True)] for side in columns[1:3]}
-    ids = [[words(text)["input_ids"] for text in texts[side]] for side in ("chosen", "rejected")]
+    ids = [
+        [words(p + x + " </s>")["input_ids"] for p, x in zip(PAIRS["prompt"], PAIRS[side], strict=True)]
+        for side in ("chosen", "rejected")
+    ]
 
     def scores(model, batch):
         hidden = model.model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
@@ -201,13 +210,13 @@ def test_reward_model(tmp_path, margin, centering):
     def loss_of(model, batch):
         return pairwise_loss(*scores(model, batch), batch.get("margin"), centering or 0.0)
 
-    batch = recorded[0][0]
+    batch, metrics = recorded[0]
     order = [ids[0].index(row[kept].tolist()) for row, kept in zip(
         batch["input_ids"][:4], batch["attention_mask"][:4].bool(), strict=True)]  # fmt: skip
-    collated = collate_pairs([ids[0][i] for i in order], [ids[1][i] for i in order], EOS)
+    collated = collate_pairs([ids[0][i] for i in order], [ids[1][i] for i in order], words.pad_token_id)
     assert torch.cat([collated["chosen_ids"], collated["rejected_ids"]]).equal(batch["input_ids"])
     assert torch.cat([collated["chosen_mask"], collated["rejected_mask"]]).equal(batch["attention_mask"].bool())
-    assert metrics["accuracy"][0] == pytest.approx(pairwise_accuracy(*scores(ours, batch)))
+    assert metrics["accuracy"] == pytest.approx(pairwise_accuracy(*scores(ours, batch)))
     assert_same_training(ours, start, trainer, recorded, loss_of)
 
 
@@ -218,7 +227,8 @@ def group_trainer(kind: str, folder, **more):
     """TRL's trainer with a policy that differs from its reference; rewards are made up from the token ids."""
     reference = llama(1)
     reference.save_pretrained(folder / "reference")
-    policy = LlamaForCausalLM.from_pretrained(folder / "reference")  # TRL loads its reference from where the policy says
+    # TRL loads its reference from the folder that the policy came from
+    policy = LlamaForCausalLM.from_pretrained(folder / "reference")
     policy.load_state_dict(llama(0).state_dict())
     args = getattr(trl, f"{kind}Config")(**options(
         folder, per_device_train_batch_size=3 * GROUP, num_generations=GROUP, max_completion_length=6, beta=BETA,
@@ -255,7 +265,7 @@ def assert_ragged(mask) -> None:
 
 def test_grpo(tmp_path):
     trainer, reference, recorded, generated, rewards = group_trainer(
-        "GRPO", tmp_path, loss_type="grpo", scale_rewards="group", epsilon=0.2
+        "GRPO", tmp_path, loss_type="grpo", scale_rewards="group", epsilon=0.2, use_bias_correction_kl=False
     )
     torch.testing.assert_close(group_advantages(rewards, GROUP), generated["advantages"], rtol=0, atol=1e-5)
     ours = llama(0)
@@ -274,10 +284,9 @@ def test_grpo(tmp_path):
         return grpo_loss(logprobs, old, ref, advantages, mask, 0.2, BETA)
 
     old_policy = llama(0)
-    metrics = trainer._metrics["train"]
     assert_same_training(ours, start, trainer, recorded, loss_of)
     assert clipped[0] == 0 < clipped[1]
-    assert metrics["clip_ratio/region_mean"] == pytest.approx(clipped, abs=1e-6)
+    assert [metrics["clip_ratio/region_mean"] for _, metrics in recorded] == pytest.approx(clipped, abs=1e-6)
 
 
 def test_rloo(tmp_path):

@@ -163,6 +163,7 @@ def test_masked_mean_along_a_dimension(dim):
     draw = Draw(3, 4, 6)
     values, mask = draw.tokens(), draw.mask()
     mask[2] = mask[:, 3] = False  # an empty row and an empty column
+    mask[1] = torch.arange(6) == 4  # a single token
     values = values.masked_fill(~mask, math.nan).requires_grad_()
     result = masked_mean(values, mask, dim)
     expected = torch.tensor(oracles.masked_mean(values.detach(), mask, dim), dtype=torch.float64)

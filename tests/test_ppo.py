@@ -65,7 +65,8 @@ POLICY_MUTANTS = {
     "masking is zeroing": surrogate(ppo_term, lambda x, m: (x * m).mean()),
     "mean of row means": surrogate(ppo_term, row_means),
     "sum": surrogate(ppo_term, lambda x, m: x[m].sum()),
-    "second clip for A < 0": surrogate(lambda r, a, e: torch.where(a < 0, torch.maximum(ppo_term(r, a, e), 1.5 * a), ppo_term(r, a, e))),
+    "second clip for A < 0": surrogate(
+        lambda r, a, e: torch.where(a < 0, torch.maximum(ppo_term(r, a, e), 1.5 * a), ppo_term(r, a, e))),
     "advantages are trained": lambda p, q, a, m, e: -torch.minimum(
         ((p - q.detach()).exp() * a)[m], ((p - q.detach()).exp().clamp(1 - e, 1 + e) * a)[m]).mean(),
     "ratio of the sequence": lambda p, q, a, m, e: -ppo_term(
@@ -221,7 +222,8 @@ def test_value_gradient(value, slope):
 @pytest.mark.parametrize("advantage", [1.0, 0.0])
 def test_extreme_ratios_do_not_poison_the_gradient(dtype, log_ratio, advantage):
     logprobs = torch.tensor([[log_ratio]], dtype=dtype, requires_grad=True)
-    loss = clipped_policy_loss(logprobs, torch.zeros(1, 1, dtype=dtype), torch.full((1, 1), advantage, dtype=dtype), ONE, 0.2)
+    old, advantages = torch.zeros(1, 1, dtype=dtype), torch.full((1, 1), advantage, dtype=dtype)
+    loss = clipped_policy_loss(logprobs, old, advantages, ONE, 0.2)
     loss.backward()
     assert loss.item() == pytest.approx(-1.2 * advantage if log_ratio > 0 else 0.0)
     assert logprobs.grad.item() == 0.0

@@ -89,7 +89,8 @@ def test_all_epochs_and_minibatches_by_hand(microbatch):
         norm = torch.cat([p.grad.flatten() for p in mine.parameters()]).norm()
         clipped = clip_fraction(logprobs, batch.logprobs, batch.advantages, batch.mask, 0.2)
         moved = approx_kl(logprobs, batch.logprobs, batch.mask)
-        history.append([float(x.detach()) for x in (loss, policy_loss, value_loss, mean_entropy)] + [clipped, moved, norm.item()])
+        losses = [x.item() for x in (loss, policy_loss, value_loss, mean_entropy)]
+        history.append([*losses, clipped, moved, norm.item()])
         optimizer.step()
     for got, expected in zip(policy.parameters(), mine.parameters(), strict=True):
         torch.testing.assert_close(got, expected)

@@ -92,7 +92,7 @@ test_contract, test_known_mistakes_are_told_apart = contract_tests([
               "share of the scores": lambda a, b, T: a / (a + b),
               "temperature of the result": lambda a, b, T: torch.sigmoid(a - b) / T,
           }),
-    Entry(preference_pairs, lambda *args: torch.tensor(oracles.preference_pairs(*args), dtype=torch.float64).reshape(-1, 2),
+    Entry(preference_pairs, lambda *args: torch.tensor(oracles.preference_pairs(*args)).double().reshape(-1, 2),
           lambda d: (d.integers(0, 6, d.rows).double() / 2, draw_pairs(d), 0.5), min_rows=2,
           styles=(orient(lambda g, gap: g.abs() > gap),), mutants={
               "ties kept": orient(lambda g, gap: (g.abs() > gap) | (g == 0)),
@@ -109,7 +109,8 @@ test_contract, test_known_mistakes_are_told_apart = contract_tests([
               "a tie of the crowd is agreement": agreement(others, 1.0),
               "a tie of the crowd is disagreement": agreement(others, 0.0),
               "sum instead of mean": agreement(lambda r, i, k: torch.cat([r[i, :k], r[i, k + 1 :]]).nansum()),
-              "missing ratings are 0": agreement(lambda r, i, k: torch.cat([r[i, :k], r[i, k + 1 :]]).nan_to_num().mean()),
+              "missing ratings are 0": agreement(
+                  lambda r, i, k: torch.cat([r[i, :k], r[i, k + 1 :]]).nan_to_num().mean()),
           }),
     Entry(cohen_kappa, oracles.cohen_kappa, lambda d: (d.integers(0, 3, 9), d.integers(0, 3, 9) // 2 * 2), "float",
           rows="same", row_args=(0, 1), styles=(kappa(lambda a, b: (shares(a) * shares(b)).sum()),), mutants={
@@ -132,7 +133,8 @@ def test_probability_of_extreme_scores():
 
 def test_probabilities_of_both_orders_add_up_to_one():
     a, b = Draw(0).normal(50), Draw(1).normal(50)
-    torch.testing.assert_close(preference_probability(a, b, 0.7) + preference_probability(b, a, 0.7), torch.ones_like(a))
+    both = preference_probability(a, b, 0.7) + preference_probability(b, a, 0.7)
+    torch.testing.assert_close(both, torch.ones_like(a))
 
 
 def test_pairs_keep_order_duplicates_and_dtype():

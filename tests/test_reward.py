@@ -173,15 +173,18 @@ def test_a_constant_forecast_of_the_base_rate_is_calibrated():
     assert calibration_error(1.0 - outcomes, outcomes) == 1.0
 
 
+HIDDEN = torch.zeros(2, 3, 4)
+
+
 @pytest.mark.parametrize(
     ("call", "named"),
     [
         (lambda: last_token_index(torch.tensor([[True, False], [False, False]])), "mask"),
         (lambda: last_token_index(torch.ones(2, 2).long()), "mask"),
         (lambda: last_token_index(torch.ones(2).bool()), "mask"),
-        (lambda: sequence_scores(torch.zeros(2, 3, 4), torch.zeros(4), 0.0, torch.ones(2, 4).bool()), "hidden"),
-        (lambda: sequence_scores(torch.zeros(2, 3, 4), torch.zeros(5), 0.0, torch.ones(2, 3).bool()), "weight"),
-        (lambda: sequence_scores(torch.zeros(2, 3, 4), torch.zeros(4), torch.zeros(2), torch.ones(2, 3).bool()), "bias"),
+        (lambda: sequence_scores(HIDDEN, torch.zeros(4), 0.0, torch.ones(2, 4).bool()), "hidden|mask"),
+        (lambda: sequence_scores(HIDDEN, torch.zeros(5), 0.0, torch.ones(2, 3).bool()), "weight"),
+        (lambda: sequence_scores(HIDDEN, torch.zeros(4), torch.zeros(2), torch.ones(2, 3).bool()), "bias"),
         (lambda: pairwise_loss(torch.zeros(3, 1), torch.zeros(3)), "chosen"),
         (lambda: pairwise_loss(torch.zeros(3, 1), torch.zeros(3, 1)), "chosen"),
         (lambda: pairwise_loss(torch.zeros(3), torch.zeros(3), torch.zeros(3, 1)), "margin"),

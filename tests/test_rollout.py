@@ -75,9 +75,12 @@ def test_two_tokens_come_as_often_as_their_exact_probability(temperature):
 
 def test_a_forbidden_token_is_never_drawn_and_extreme_logits_are_no_problem():
     logits = torch.tensor([[-math.inf, 1e4, -1e4, 1e4, -math.inf]])
-    responses = sample_responses(lambda x: logits.expand(len(x), 5), torch.zeros(5000, 1).long(), 1, 0.01, -1, PAD, seeded())
+    prompts = torch.zeros(5000, 1).long()
+    responses = sample_responses(lambda x: logits.expand(len(x), 5), prompts, 1, 0.01, -1, PAD, seeded())
     assert set(responses.flatten().tolist()) == {1, 3}
     assert responses.eq(1).double().mean().item() == pytest.approx(0.5, abs=0.03)
+    lowest = sample_responses(lambda x: logits, prompts[:1], 1, 1.0, -1, PAD, uniforms=torch.zeros(1, 1).double())
+    assert lowest.item() == 1  # the smallest random number there is
 
 
 def test_greedy_takes_the_most_likely_token_and_no_randomness():
@@ -125,7 +128,9 @@ def test_rows_are_tokens_then_an_end_then_pads(seed, rows, steps, pad):
 # scoring
 
 
-@pytest.mark.parametrize("kind", [list, torch.tensor, lambda x: torch.tensor(x).numpy(), lambda x: [torch.tensor(v) for v in x]])
+@pytest.mark.parametrize(
+    "kind", [list, torch.tensor, lambda x: torch.tensor(x).numpy(), lambda x: [torch.tensor(v) for v in x]]
+)
 @pytest.mark.parametrize("raw", [[1.5, -2.0, 0.25], [1, 2, 3]])
 def test_the_penalty_is_subtracted_where_the_end_is_missing(kind, raw):
     calls, returned = [], kind(raw)

@@ -180,16 +180,20 @@ class RewardConfig(SFTConfig):
 
     output: Path = Path("runs/reward")
     """Folder of the run."""
-    num_rows: int | None = 8000
-    """Pairs to train on; None: all (the packaged ratings need a number)."""
-    epochs: int = 1
-    """Passes over the pairs."""
+    num_rows: int | None = None
+    """Use at most so many rankings (pairs, or groups of packaged sentences); None: all."""
+    epochs: int = 4
+    """Passes over the texts."""
     batch_size: int = 64
-    """Pairs per optimizer step."""
-    learning_rate: float = 5e-4
+    """Texts per optimizer step; a pair is two."""
+    learning_rate: float = 1e-3
     """AdamW's peak learning rate; it falls linearly to 0."""
-    min_gap: float = 0.5
+    ranking_size: int = 16
+    """Packaged ratings: so many sentences are ranked together, every pair of them from one forward pass."""
+    min_gap: float = 0.0
     """Packaged ratings: leave out pairs whose mean ratings differ by no more than this (scale -4 to 4)."""
+    word_dropout: float = 0.3
+    """Share of a text's tokens that each step leaves out, against learning texts by heart."""
     margin: float = 0.0
     """By how much chosen should lead, in nats."""
     centering: float = 0.01
@@ -200,6 +204,9 @@ class RewardConfig(SFTConfig):
     def check_values(self) -> None:
         super().check_values()
         self.not_negative("min_gap", "margin", "centering")
+        self.share("word_dropout")
+        refuse_unless(self.ranking_size >= 2, "ranking_size", "at least 2", self.ranking_size)
+        refuse_unless(self.batch_size >= 2, "batch_size", "at least 2 texts", self.batch_size)
 
 
 @dataclass

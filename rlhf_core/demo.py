@@ -58,7 +58,9 @@ def plan(config: DemoConfig) -> dict[str, RunConfig]:
 
 def quick(run: RunConfig) -> RunConfig:
     """A few steps of a run."""
-    return replace(run, num_rows=64, batch_size=32) if hasattr(run, "num_rows") else replace(run, steps=2, batch_size=16)
+    if isinstance(run, RewardConfig):
+        return replace(run, num_rows=4, epochs=1)
+    return replace(run, num_rows=64) if isinstance(run, DPOConfig) else replace(run, steps=2, batch_size=16)
 
 
 def demo(config: DemoConfig) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlhf_core.config import DPOConfig, RewardConfig, SFTConfig
 from rlhf_core.data.preference_data import load_preferences
-from rlhf_core.data.ratings import rating_pairs
+from rlhf_core.data.ratings import PROMPT, rating_pairs, rating_rankings
 from rlhf_core.dpo import dpo_loss, implicit_rewards, ipo_loss, sequence_logprobs
 from rlhf_core.experience import Responses
 from rlhf_core.loop import shares
@@ -197,28 +197,29 @@ def train_reward(config: RewardConfig, quiet: bool = False) -> Path:
     run = Run(config, quiet)
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(config.model)
-    rows = load_pairs(config, tokenizer)
     start = str(run.checkpoint) if run.resumed else config.model
     model = RewardModel(load_classifier(start, tokenizer, run.device), tokenizer, config.max_tokens)
-    chosen = model.encode(rows["prompt"], rows["chosen"])
-    rejected = model.encode(rows["prompt"], rows["rejected"])
-    lengths = torch.tensor([max(len(c), len(r)) for c, r in zip(chosen, rejected, strict=True)])
+    rankings = load_rankings(config, model)
 
-    def scores_of(module: nn.Module, indices: list[int]) -> tuple[Tensor, Tensor]:
-        batch = collate_pairs([chosen[i] for i in indices], [rejected[i] for i in indices], tokenizer.pad_token_id)
-        tokens = torch.cat([batch["chosen_ids"], batch["rejected_ids"]]).to(run.device)
-        mask = torch.cat([batch["chosen_mask"], batch["rejected_mask"]]).to(run.device)
-        return module(tokens, mask).chunk(2)
+    def scores_of(module: nn.Module, chosen: list[Ranking], generator: torch.Generator) -> Tensor:
+        texts = [drop_tokens(text, config.word_dropout, generator) for r in chosen for text in r.texts]
+        # both sides of collate_pairs at once: one width, masks from lengths
+        batch = collate_pairs(texts, texts[:1] * len(texts), tokenizer.pad_token_id)
+        return module(batch["chosen_ids"].to(run.device), batch["chosen_mask"].to(run.device))
 
     def share_of(module: nn.Module, indices: Tensor) -> Share:
-        better, worse = scores_of(module, indices.tolist())
+        part = [rankings[i] for i in indices.tolist()]
+        scores = scores_of(module, part, generator_for(config.seed, int(indices[0]), 4))
+        firsts = torch.tensor([0, *[len(r.texts) for r in part]]).cumsum(0)
+        pairs = torch.cat([r.pairs + first for r, first in zip(part, firsts.tolist(), strict=False)]).to(run.device)
+        better, worse = scores[pairs[:, 0]], scores[pairs[:, 1]]
         loss = pairwise_loss(better, worse, config.margin, config.centering)
         accuracy = pairwise_accuracy(better.detach(), worse.detach())
-        return Share(loss, {"accuracy": accuracy, "score": ((better + worse) / 2).mean().item()}, len(indices))
+        return Share(loss, {"accuracy": accuracy, "score": scores.mean().item()}, len(pairs))
 
     def timed_step(bfloat16: bool) -> None:
         model.bfloat16 = bfloat16
-        scores_of(model, list(range(min(config.batch_size, len(chosen)))))[0].sum().backward()
+        scores_of(model, rankings[: max(1, config.batch_size // 16)], generator_for(0)).sum().backward()
         model.zero_grad(set_to_none=True)
 
     model.bfloat16 = run.precision(lambda: faster_precision(timed_step, run.device)) == "bfloat16"
@@ -227,7 +228,48 @@ def train_reward(config: RewardConfig, quiet: bool = False) -> Path:
         model.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    return fit(run, config, model, len(chosen), share_of, len, save, lengths)
+    lengths = torch.tensor([max(map(len, r.texts)) for r in rankings])
+    pairs_of = torch.tensor([len(r.pairs) for r in rankings])
+    per_step = max(1, config.batch_size // len(rankings[0].texts))
+    once = replace(config, epochs=1, batch_size=per_step)  # the epochs are in the rankings already
+    return fit(run, once, model, len(rankings), share_of, lambda i: pairs_of[i].sum().item(), save, lengths)
+
+
+@dataclass
+class Ranking:
+    """Texts that were compared with each other: token ids, and the pairs as (chosen, rejected) positions, [pairs, 2]."""
+
+    texts: list[list[int]]
+    pairs: Tensor
+
+
+def load_rankings(config: RewardConfig, model: RewardModel) -> list[Ranking]:
+    """The comparisons of all epochs, in order; packaged ratings are grouped anew in each.
+
+    Ranking several texts together gives many comparisons for one forward pass (Ouyang et al. 2022, section 3.5).
+    """
+    rankings = []
+    if config.data.startswith("ratings:"):
+        split = config.data.removeprefix("ratings:")
+        for epoch in range(config.epochs):
+            seed = config.seed * config.epochs + epoch
+            for texts, pairs in rating_rankings(split, config.ranking_size, seed, config.min_gap)[: config.num_rows]:
+                if len(pairs):
+                    rankings.append(Ranking(model.encode([PROMPT] * len(texts), texts), pairs))
+        return rankings
+    rows = load_pairs(config, model.tokenizer)
+    chosen, rejected = (model.encode(rows["prompt"], rows[side]) for side in ("chosen", "rejected"))
+    pair = torch.tensor([[0, 1]])
+    return [Ranking([c, r], pair) for c, r in zip(chosen, rejected, strict=True)] * config.epochs
+
+
+def drop_tokens(tokens: list[int], share: float, generator: torch.Generator) -> list[int]:
+    """Leave out some tokens at random, but never BOS or EOS."""
+    if share == 0 or len(tokens) <= 4:
+        return tokens
+    kept = (torch.rand(len(tokens), generator=generator) >= share).tolist()
+    last = len(tokens) - 1
+    return [token for i, token in enumerate(tokens) if kept[i] or i in (0, last)]
 
 
 def train_dpo(config: DPOConfig, quiet: bool = False) -> Path:

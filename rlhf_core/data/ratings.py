@@ -106,6 +106,29 @@ def rating_pairs(split: str, num_pairs: int, seed: int = 0, min_gap: float = 0.0
     )
 
 
+def rating_rankings(split: str, size: int, seed: int = 0, min_gap: float = 0.0) -> list[tuple[list[str], Tensor]]:
+    """All sentences of a part in random groups, each with every pair in it: many comparisons from few texts.
+
+    Args:
+        split: "reward", "judge" or "test".
+        size: sentences of a group; the last few that fill no group are left out.
+        seed: of the grouping.
+        min_gap: pairs whose mean ratings differ by no more than this are left out (scale −4 … 4).
+
+    Returns:
+        Per group its texts (with leading space) and the pairs as (chosen, rejected) positions, [pairs, 2].
+    """
+    rows = sentences_of(split)
+    ratings = torch.tensor([row["mean_rating"] for row in rows], dtype=torch.float64)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    every_pair = torch.combinations(torch.arange(size))
+    return [
+        ([" " + rows[i]["text"] for i in group.tolist()], preference_pairs(ratings[group], every_pair, min_gap))
+        for group in order.split(size)
+        if len(group) == size
+    ]
+
+
 def opening_prompts(split: str, num_words: int = 3, num_prompts: int | None = None, seed: int = 0) -> list[str]:
     """Prompts for the policy to continue: "Review:" and the first words of that part's sentences, in random order.
 

@@ -182,7 +182,7 @@ class RewardConfig(SFTConfig):
     """Folder of the run."""
     num_rows: int | None = None
     """Use at most so many rankings (pairs, or groups of packaged sentences); None: all."""
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the texts."""
     batch_size: int = 64
     """Texts per optimizer step; a pair is two."""
@@ -192,6 +192,9 @@ class RewardConfig(SFTConfig):
     """Packaged ratings: so many sentences are ranked together, every pair of them from one forward pass."""
     min_gap: float = 0.0
     """Packaged ratings: leave out pairs whose mean ratings differ by no more than this (scale -4 to 4)."""
+    broken_copies: float = 0.0
+    """Packaged ratings: for this share of the sentences, a scrambled copy that ranks below the sentence. People only
+    rated real sentences; without these, a judge of machine-written text does not mind nonsense."""
     word_dropout: float = 0.3
     """Share of a text's tokens that each step leaves out, against learning texts by heart."""
     margin: float = 0.0
@@ -204,7 +207,7 @@ class RewardConfig(SFTConfig):
     def check_values(self) -> None:
         super().check_values()
         self.not_negative("min_gap", "margin", "centering")
-        self.share("word_dropout")
+        self.share("word_dropout", "broken_copies")
         refuse_unless(self.ranking_size >= 2, "ranking_size", "at least 2", self.ranking_size)
         refuse_unless(self.batch_size >= 2, "batch_size", "at least 2 texts", self.batch_size)
 
@@ -215,7 +218,7 @@ class DPOConfig(SFTConfig):
 
     output: Path = Path("runs/dpo")
     """Folder of the run."""
-    num_rows: int | None = 4000
+    num_rows: int | None = 3000
     """Pairs to train on; None: all (the packaged ratings need a number)."""
     batch_size: int = 32
     """Pairs per optimizer step."""
@@ -253,7 +256,7 @@ class OnlineConfig(RunConfig):
     """Rollouts, each followed by its updates."""
     batch_size: int = 64
     """Responses per rollout, over all processes."""
-    epochs: int = 4
+    epochs: int = 2
     """Passes over each rollout."""
     minibatch_size: int = 16
     """Responses per optimizer step, over all processes."""
@@ -261,13 +264,13 @@ class OnlineConfig(RunConfig):
     """Longest response, in tokens."""
     temperature: float = 1.0
     """Temperature of sampling, and of all log-probabilities."""
-    kl_coef: float = 0.3
+    kl_coef: float = 0.06
     """Weight of the KL penalty: score units per nat."""
     clip_range: float = 0.2
     """How far the probability ratio may move from 1 before its gradient is cut."""
     missing_eos_penalty: float = 1.0
     """Subtracted from the score of a response that did not end, in score units."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     """AdamW's learning rate."""
     sample_every: int = 5
     """Steps between those whose responses are kept in samples.jsonl."""

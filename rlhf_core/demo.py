@@ -31,9 +31,9 @@ TRAINERS = {"reward": train_reward, "ppo": train, "grpo": train_grpo, "dpo": tra
 
 STORY = {
     "reward": "a reward model learns which of two sentences people rate higher",
-    "judge": "a judge learns the same from other sentences; no policy ever sees it",
+    "judge": "a judge learns it from other sentences, and to mind broken ones; no policy ever sees it",
     "ppo": "the language model learns to please the reward model, held near its start by a KL penalty",
-    "ppo_weak_kl": "the same with a weak penalty: watch the reward rise while the judge turns away",
+    "ppo_weak_kl": "the same in large steps and hardly any penalty: the reward goes up, the judge turns away",
     "dpo": "the same preferences without a reward model",
     "grpo": "groups of answers in place of a critic",
 }
@@ -45,9 +45,11 @@ def plan(config: DemoConfig) -> dict[str, RunConfig]:
     online = {**common, "reward_model": str(config.output / "reward" / "model")}
     runs: dict[str, RunConfig] = {
         "reward": RewardConfig(**common, data="ratings:reward"),
-        "judge": RewardConfig(**{**common, "seed": config.seed + 1}, data="ratings:judge"),
+        "judge": RewardConfig(
+            **{**common, "seed": config.seed + 1}, data="ratings:judge", epochs=2, broken_copies=0.5, word_dropout=0.1
+        ),
         "ppo": PPOConfig(**online),
-        "ppo_weak_kl": PPOConfig(**online, kl_coef=0.02),
+        "ppo_weak_kl": PPOConfig(**online, kl_coef=0.002, learning_rate=1e-3, epochs=4, steps=30),
         "dpo": DPOConfig(**common),
         "grpo": GRPOConfig(**online),
     }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlhf_core.config import DPOConfig, RewardConfig, SFTConfig
 from rlhf_core.data.preference_data import load_preferences
-from rlhf_core.data.ratings import PROMPT, rating_pairs, rating_rankings
+from rlhf_core.data.ratings import PROMPT, rating_pairs, rating_rankings, scramble
 from rlhf_core.dpo import dpo_loss, implicit_rewards, ipo_loss, sequence_logprobs
 from rlhf_core.experience import Responses
 from rlhf_core.loop import shares
@@ -254,6 +254,7 @@ def load_rankings(config: RewardConfig, model: RewardModel) -> list[Ranking]:
         for epoch in range(config.epochs):
             seed = config.seed * config.epochs + epoch
             for texts, pairs in rating_rankings(split, config.ranking_size, seed, config.min_gap)[: config.num_rows]:
+                texts, pairs = with_broken_copies(texts, pairs, config, generator_for(seed, len(rankings), 5))
                 if len(pairs):
                     rankings.append(Ranking(model.encode([PROMPT] * len(texts), texts), pairs))
         return rankings
@@ -261,6 +262,20 @@ def load_rankings(config: RewardConfig, model: RewardModel) -> list[Ranking]:
     chosen, rejected = (model.encode(rows["prompt"], rows[side]) for side in ("chosen", "rejected"))
     pair = torch.tensor([[0, 1]])
     return [Ranking([c, r], pair) for c, r in zip(chosen, rejected, strict=True)] * config.epochs
+
+
+def with_broken_copies(
+    texts: list[str], pairs: Tensor, config: RewardConfig, generator: torch.Generator
+) -> tuple[list[str], Tensor]:
+    """Add scrambled copies of some texts, each ranked below its original."""
+    count = round(config.broken_copies * len(texts))
+    vocabulary = [word for text in texts for word in text.split()]
+    broken = [scramble(text, vocabulary, generator) for text in texts[:count]]
+    kept = [i for i in range(count) if broken[i] != " " + " ".join(texts[i].split())]
+    below = torch.tensor([[i, len(texts) + place] for place, i in enumerate(kept)], dtype=torch.int64).reshape(-1, 2)
+    # as often as needed to weigh as much as the rated pairs
+    repeats = max(1, len(pairs) // max(1, 2 * len(below)))
+    return [*texts, *(broken[i] for i in kept)], torch.cat([pairs, below.repeat(repeats, 1)])
 
 
 def drop_tokens(tokens: list[int], share: float, generator: torch.Generator) -> list[int]:

@@ -120,13 +120,37 @@ def rating_rankings(split: str, size: int, seed: int = 0, min_gap: float = 0.0) 
     """
     rows = sentences_of(split)
     ratings = torch.tensor([row["mean_rating"] for row in rows], dtype=torch.float64)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    # within stretches of 32 groups sentences of similar length come together, which saves padding
+    stretches = [order[i : i + 32 * size] for i in range(0, len(order), 32 * size)]
+    order = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(rows[i]["text"]))]
+    groups = [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
     every_pair = torch.combinations(torch.arange(size))
     return [
-        ([" " + rows[i]["text"] for i in group.tolist()], preference_pairs(ratings[group], every_pair, min_gap))
-        for group in order.split(size)
-        if len(group) == size
+        ([" " + rows[i]["text"] for i in group], preference_pairs(ratings[group], every_pair, min_gap))
+        for group in groups
     ]
+
+
+def scramble(text: str, vocabulary: list[str], generator: torch.Generator) -> str:
+    """A broken copy of a sentence: its words shuffled, some replaced, some run together, or a phrase repeated for the rest."""
+
+    def draw(below: int) -> int:
+        return int(torch.randint(max(1, below), (), generator=generator))
+
+    words = text.split()
+    kind = draw(4)
+    if kind == 0:
+        words = [words[i] for i in torch.randperm(len(words), generator=generator).tolist()]
+    elif kind == 1:
+        words = [vocabulary[draw(len(vocabulary))] if draw(10) < 4 else word for word in words]
+    elif kind == 2:
+        return " " + "".join(word + ("" if draw(10) < 4 else " ") for word in words).strip()
+    else:
+        start, length = draw(len(words) - 2), 1 + draw(3)
+        phrase = words[start : start + length]
+        words = (words[:start] + phrase * len(words))[: max(len(words), start + 2 * length)]
+    return " " + " ".join(words)
 
 
 def opening_prompts(split: str, num_words: int = 3, num_prompts: int | None = None, seed: int = 0) -> list[str]:

@@ -139,7 +139,14 @@ def main() -> None:
         against = [f"{kind[side] / kind['TRL']:.2f}" if "TRL" in kind else "–" for kind in (seconds, memory)]
         speed = job.batch_size * job.max_new_tokens / seconds[side]
         table.add_row(
-            side, precision, f"{seconds[side]:.2f}", against[0], f"{memory[side]:.0f}", against[1], f"{speed:.0f}", f"{share:.0%}"
+            side,
+            precision,
+            f"{seconds[side]:.2f}",
+            against[0],
+            f"{memory[side]:.0f}",
+            against[1],
+            f"{speed:.0f}",
+            f"{share:.0%}",
         )
     console.print(table)
 

@@ -49,7 +49,9 @@ PARITY = Job(
     reference_seed=5, learning_rate=1e-3,
 )  # fmt: skip
 # a pocket-sized policy, reference, reward and value model
-BENCH = Job(64, 8, 24, epochs=4, num_minibatches=4, steps=4, hidden=256, intermediate=688, layers=4, heads=4, vocab=4096)
+BENCH = Job(
+    64, 8, 24, epochs=4, num_minibatches=4, steps=4, hidden=256, intermediate=688, layers=4, heads=4, vocab=4096
+)
 
 
 def make_models(job: Job) -> Models:

@@ -74,12 +74,16 @@ def read_manifest(folder: Path, **expected: object) -> dict:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is not a checkpoint of this program: {MANIFEST} is missing or unreadable") from error
+        raise CheckpointError(
+            f"{folder} is not a checkpoint of this program: {MANIFEST} is missing or unreadable"
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointError(f"{folder} is not a checkpoint of this program: its format is not {FORMAT!r}")
     for key, value in expected.items():
         if manifest.get(key) != value:
-            raise CheckpointError(f"{folder} is a checkpoint of {key} {manifest.get(key)!r}, but {value!r} was asked for")
+            raise CheckpointError(
+                f"{folder} is a checkpoint of {key} {manifest.get(key)!r}, but {value!r} was asked for"
+            )
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.is_file() or file_hash(path) != digest:

@@ -146,7 +146,10 @@ def main(arguments: list[str] | None = None) -> int:
     if command in ("progress", "watch"):
         return lesson_command(command, rest)
     if command not in CONFIGS:
-        print(f"rlhf: there is no command {command!r}; there are {', '.join([*CONFIGS, 'progress', 'watch'])}", file=sys.stderr)
+        print(
+            f"rlhf: there is no command {command!r}; there are {', '.join([*CONFIGS, 'progress', 'watch'])}",
+            file=sys.stderr,
+        )
         return 2
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:

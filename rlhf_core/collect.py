@@ -16,7 +16,15 @@ from rlhf_core.config import OnlineConfig
 from rlhf_core.data.preference_data import load_prompts
 from rlhf_core.experience import Experience, PolicyOutput, Responses
 from rlhf_core.machine import faster_precision
-from rlhf_core.models import CachedNextLogits, Policy, RewardModel, frozen, load_causal_lm, load_classifier, load_tokenizer
+from rlhf_core.models import (
+    CachedNextLogits,
+    Policy,
+    RewardModel,
+    frozen,
+    load_causal_lm,
+    load_classifier,
+    load_tokenizer,
+)
 from rlhf_core.policy import masked_mean
 from rlhf_core.rollout import sample_responses
 from rlhf_core.run import Run, generator_for
@@ -96,7 +104,9 @@ class Collector:
                 raise ValueError(f"--{name.replace('_', '-')} must be a multiple of the {world} processes")
         torch.manual_seed(config.seed)
         self.tokenizer = load_tokenizer(config.model)
-        self.prompts = load_prompts(config.prompts, tokenizer=self.tokenizer, num_words=config.prompt_words)["prompt"][:]
+        self.prompts = load_prompts(config.prompts, tokenizer=self.tokenizer, num_words=config.prompt_words)["prompt"][
+            :
+        ]
         self.reward_fn = reward_fn or self.load_reward_fn(config.reward_model)
         weights = str(run.checkpoint) if run.resumed else config.model
         model = load_causal_lm(weights, run.device)
@@ -174,7 +184,9 @@ class Collector:
             gather(responses.attention_mask, config.max_new_tokens + prompt_ids.shape[1]),
             gather(responses.mask, config.max_new_tokens),
         )
-        numbers = [None if x is None else gather(x, config.max_new_tokens) for x in (logprobs, ref_logprobs, entropy, values)]
+        numbers = [
+            None if x is None else gather(x, config.max_new_tokens) for x in (logprobs, ref_logprobs, entropy, values)
+        ]
         all_texts = gather_object(texts) if self.run.accelerator.num_processes > 1 else texts
         scores = gather(scores.to(self.run.device, torch.float32))
         return Rollout(responses, *numbers, scores, prompts, all_texts)
@@ -184,7 +196,7 @@ class Collector:
         sample, source = self.functions.sample_responses, {"generator": generator}
         if sample is sample_responses:
             drawn = torch.rand(total, self.config.max_new_tokens, dtype=torch.float64, generator=generator)
-            source = {"uniforms": drawn[rows].to(self.run.device)}
+            source = {"uniforms": drawn[rows]}
         tokenizer = self.tokenizer
         with self.plain_policy.autocast():
             return sample(

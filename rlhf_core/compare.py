@@ -19,10 +19,18 @@ from torch import Tensor
 from rlhf_core.config import ConfigError, EvaluateConfig, OnlineConfig, RunConfig, SFTConfig, load_config, read_yaml
 from rlhf_core.data.preference_data import load_preferences, load_prompts
 from rlhf_core.data.ratings import PROMPT, random_pairs, rating_matrix, sentences_of
-from rlhf_core.evaluation import best_of_n_kl, expected_best_of_n, win_rate, wilson_interval
+from rlhf_core.evaluation import best_of_n_kl, expected_best_of_n, wilson_interval, win_rate
 from rlhf_core.experience import Responses
 from rlhf_core.machine import keep_freed_memory, pick_device
-from rlhf_core.models import CachedNextLogits, Policy, RewardModel, frozen, load_causal_lm, load_classifier, load_tokenizer
+from rlhf_core.models import (
+    CachedNextLogits,
+    Policy,
+    RewardModel,
+    frozen,
+    load_causal_lm,
+    load_classifier,
+    load_tokenizer,
+)
 from rlhf_core.preferences import preference_pairs, preference_probability, rater_agreement
 from rlhf_core.reward import calibration_error, pairwise_accuracy
 from rlhf_core.rollout import sample_responses
@@ -67,9 +75,8 @@ class Bench:
     def answer(self, policy: Policy, prompts: list[str], draw: int = 0) -> Answers:
         """One response to each prompt; the same random numbers for every policy."""
         texts, kl, length, ended = [], [], [], []
-        uniforms = torch.rand(
-            len(prompts), self.max_new_tokens, dtype=torch.float64, generator=generator_for(self.seed, draw, 3)
-        ).to(self.device)
+        generator = generator_for(self.seed, draw, 3)
+        uniforms = torch.rand(len(prompts), self.max_new_tokens, dtype=torch.float64, generator=generator)
         eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         for start in range(0, len(prompts), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
@@ -300,7 +307,9 @@ def print_summary(found: dict) -> None:
             table.add_row(name, *cells)
         console.print(table)
     if found["policies"]:
-        table = Table("policy", "reward model's score", "judge's score", "KL (nats)", "wins against start", "95% interval")
+        table = Table(
+            "policy", "reward model's score", "judge's score", "KL (nats)", "wins against start", "95% interval"
+        )
         for name, p in found["policies"].items():
             wins = p.get("win_rate")
             table.add_row(

@@ -279,7 +279,9 @@ class OnlineConfig(RunConfig):
 
     def check_values(self) -> None:
         super().check_values()
-        self.positive("prompt_words", "steps", "batch_size", "epochs", "minibatch_size", "max_new_tokens", "temperature")
+        self.positive(
+            "prompt_words", "steps", "batch_size", "epochs", "minibatch_size", "max_new_tokens", "temperature"
+        )
         self.positive("clip_range", "sample_every")
         self.not_negative("kl_coef", "missing_eos_penalty")
         refuse_unless(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -28,7 +27,11 @@ class Responses:
 
     @classmethod
     def join(
-        cls, prompts: Int[Tensor, "batch p"], prompt_mask: Bool[Tensor, "batch p"], new: Int[Tensor, "batch t"], eos_id: int
+        cls,
+        prompts: Int[Tensor, "batch p"],
+        prompt_mask: Bool[Tensor, "batch p"],
+        new: Int[Tensor, "batch t"],
+        eos_id: int,
     ) -> Responses:
         """From left-padded prompts and the tokens sampled after them."""
         tokens = torch.cat([prompts, new], dim=1)

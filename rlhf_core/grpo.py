@@ -61,7 +61,9 @@ def rloo_advantages(rewards: Float[Tensor, "batch"], group_size: int) -> Float[T
 
     Source: Kool et al. 2019; Ahmadian et al. 2024 (arXiv 2402.14740), equation 7.
     """
-    require(group_size >= 2, f"group_size must be at least 2, so that there are others to compare with, got {group_size}")
+    require(
+        group_size >= 2, f"group_size must be at least 2, so that there are others to compare with, got {group_size}"
+    )
     groups = in_groups(rewards, group_size)
     mean_of_others = (groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)
     return (groups - mean_of_others).reshape(-1)
@@ -93,7 +95,8 @@ def grpo_loss(
         ValueError: the shapes do not fit, `clip_range` is not positive or `kl_coef` is negative.
 
     Source: Shao et al. 2024 (arXiv 2402.03300), equation 3. Averaging per response makes a token of a long response
-    count less; DAPO and Dr. GRPO average over all tokens instead.
+    count less; DAPO and Dr. GRPO average over all tokens instead. TRL multiplies the k3 term by the ratio by default
+    (use_bias_correction_kl), which corrects its gradient once the policy has moved.
     """
     require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, mask=mask)
     require_mask(mask)

@@ -123,9 +123,7 @@ def ppo_update(
             policy_loss = f.clipped_policy_loss(
                 logprobs, batch.logprobs, batch.advantages, batch.mask, config.clip_range
             )
-            value_loss = f.clipped_value_loss(
-                values, batch.values, batch.returns, batch.mask, config.value_clip_range
-            )
+            value_loss = f.clipped_value_loss(values, batch.values, batch.returns, batch.mask, config.value_clip_range)
             mean_entropy = f.masked_mean(entropy, batch.mask)
             loss = f.ppo_loss(policy_loss, value_loss, mean_entropy, config.value_coef, config.entropy_coef)
             # distributed training averages gradients over processes, hence the factor
@@ -246,9 +244,7 @@ def train(
         }
         # keep the KL where it is wanted
         if config.kl_target is not None:
-            kl_coef = f.adaptive_kl_coef(
-                kl_coef, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon
-            )
+            kl_coef = f.adaptive_kl_coef(kl_coef, metrics["kl"], config.kl_target, config.batch_size, config.kl_horizon)
         collector.record(step, rollout, metrics, kl_coef=kl_coef)
         if on_step is not None:
             on_step(step, metrics)

@@ -62,13 +62,19 @@ def load_causal_lm(name: str, device: torch.device | str = "cpu") -> PreTrainedM
     return _load(AutoModelForCausalLM, name, torch.device(device))
 
 
-def load_classifier(name: str, tokenizer: PreTrainedTokenizerBase, device: torch.device | str = "cpu") -> PreTrainedModel:
+def load_classifier(
+    name: str, tokenizer: PreTrainedTokenizerBase, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
     """A sequence classifier with one label, the form in which reward models and judges are saved.
 
     From a plain language model it is made anew: its trunk, and a head of small random weights.
     """
     return _load(
-        AutoModelForSequenceClassification, name, torch.device(device), num_labels=1, pad_token_id=tokenizer.pad_token_id
+        AutoModelForSequenceClassification,
+        name,
+        torch.device(device),
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -190,7 +196,9 @@ class Policy(nn.Module):
         """Take the value head, and a separate value model, from a folder that `save` wrote."""
         self.value_head.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
         if self.value_model is not None:
-            self.value_model.load_state_dict(type(self.value_model).from_pretrained(folder / "value_model").state_dict())
+            self.value_model.load_state_dict(
+                type(self.value_model).from_pretrained(folder / "value_model").state_dict()
+            )
 
 
 class CachedNextLogits:

@@ -107,7 +107,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def batches(rows: list[list[int]], batch_tokens: int, pad_id: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+def batches(
+    rows: list[list[int]], batch_tokens: int, pad_id: int, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
     """Right-padded batches of rows of similar length, in random order, each of about `batch_tokens` tokens."""
     shuffled = torch.randperm(len(rows), generator=generator).tolist()
     by_length = sorted(shuffled, key=lambda i: len(rows[i]))

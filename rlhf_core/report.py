@@ -20,8 +20,9 @@ from rlhf_core.run import read_jsonl  # noqa: E402
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SHOWN_PROMPTS = 8
-# a color-blind-safe palette (Okabe & Ito), one color per policy throughout
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+# a color-blind-safe palette (Okabe & Ito)
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+FIXED_COLORS = {"start": "#000000", "ppo": COLORS[0], "ppo_weak_kl": COLORS[1], "grpo": COLORS[2], "dpo": COLORS[3]}
 CURVES = {
     "score": "reward model's score",
     "kl": "KL to the start (nats per response)",
@@ -126,6 +127,11 @@ def draw_all(folder: Path, runs: dict[str, RunConfig], found: dict):
         )
 
 
+def color_of(name: str) -> str:
+    """One color per policy in every figure; a name's own letters choose it where none is fixed."""
+    return FIXED_COLORS.get(name, COLORS[sum(map(ord, name)) % len(COLORS)])
+
+
 def new_figure(columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of panels, about a laptop's page wide."""
     figure, axes = plt.subplots(rows, columns, figsize=(9.6, 3.3 * rows), layout="constrained", squeeze=False)
@@ -145,11 +151,11 @@ def draw_curves(metrics: dict[str, list[dict]], names: list[str], smooth: int = 
     columns = min(3, len(names))
     figure, axes = new_figure(columns, -(-len(names) // columns))
     for axis, name in zip(axes, names, strict=False):
-        for color, (run, rows) in zip(COLORS, metrics.items(), strict=False):
+        for run, rows in metrics.items():
             points = [(row["step"], row[name]) for row in rows if name in row]
             if points:
                 steps, values = zip(*points, strict=True)
-                axis.plot(steps, running_mean(list(values), smooth), color=color, label=run)
+                axis.plot(steps, running_mean(list(values), smooth), color=color_of(run), label=run)
         axis.set(xlabel="step", ylabel=CURVES[name])
     axes[0].legend(frameon=False, fontsize=8)
     return figure
@@ -159,9 +165,9 @@ def draw_win_rates(policies: dict) -> Figure:
     """A horizontal bar per policy with its interval."""
     rows = [(name, p["win_rate"]) for name, p in policies.items() if name != "start" and "win_rate" in p]
     figure, (axis,) = new_figure(1)
-    for place, ((name, wins), color) in enumerate(zip(rows, COLORS, strict=False)):
+    for place, (name, wins) in enumerate(rows):
         low, high = wins["interval"]
-        axis.barh(place, wins["share"], color=color, alpha=0.85, height=0.6)
+        axis.barh(place, wins["share"], color=color_of(name), alpha=0.85, height=0.6)
         axis.plot([low, high], [place, place], color="black", lw=1.6)
         axis.text(1.02, place, f"{wins['share']:.1%}  [{low:.2f}, {high:.2f}]", va="center", fontsize=9)
     axis.axvline(0.5, color="gray", ls="--", lw=1)
@@ -177,14 +183,16 @@ def draw_frontier(policies: dict, best_of_n: list[dict]) -> Figure:
     kinds = [k for k in ("proxy", "judge") if any(k in p for p in policies.values())]
     figure, axes = new_figure(len(kinds))
     for axis, kind in zip(axes, kinds, strict=True):
-        for color, (name, p) in zip([COLORS[-1], *COLORS], policies.items(), strict=False):
+        for name, p in policies.items():
             x, y = p["kl"], p[kind]
             axis.errorbar(
-                x["mean"], y["mean"], xerr=x["error"], yerr=y["error"], fmt="o", color=color, label=name, capsize=2
+                x["mean"], y["mean"], y["error"], x["error"], fmt="o", color=color_of(name), label=name, capsize=2
             )
         if best_of_n:
             rows = [row for row in best_of_n if kind in row]
-            axis.plot([r["kl_bound"] for r in rows], [r[kind] for r in rows], "s--", color="gray", ms=4, label="best of n")
+            axis.plot(
+                [r["kl_bound"] for r in rows], [r[kind] for r in rows], "s--", color="gray", ms=4, label="best of n"
+            )
             for row in rows[1::2]:
                 axis.annotate(
                     str(row["n"]), (row["kl_bound"], row[kind]), textcoords="offset points", xytext=(4, -10), fontsize=8
@@ -214,13 +222,15 @@ def draw_reward_models(models: dict) -> Figure:
     """Accuracy of each reward model, with the human ceiling as a line."""
     rows = [(name, r) for name, r in models.items() if "accuracy" in r]
     figure, (axis,) = new_figure(1)
-    for place, (name, r) in enumerate(rows):
+    for place, (_, r) in enumerate(rows):
         axis.barh(place, r["accuracy"], color=COLORS[place], alpha=0.85, height=0.5)
         axis.text(r["accuracy"] - 0.005, place, f"{r['accuracy']:.1%}", va="center", ha="right", color="white")
     human = rows[0][1]["human_agreement"]
     axis.axvline(human, color="black", ls="--", lw=1.2)
     axis.text(human - 0.005, len(rows) - 0.45, f"one person: {human:.1%}", ha="right", va="bottom", fontsize=9)
-    axis.set(yticks=range(len(rows)), yticklabels=[name for name, _ in rows], xlim=(0.5, 1), ylim=(-0.5, len(rows) - 0.2))
+    axis.set(
+        yticks=range(len(rows)), yticklabels=[name for name, _ in rows], xlim=(0.5, 1), ylim=(-0.5, len(rows) - 0.2)
+    )
     axis.set_xlabel("pairs of unseen sentences ranked right (a coin: 50%)")
     axis.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0], ["50%", "60%", "70%", "80%", "90%", "100%"])
     return figure

@@ -15,10 +15,12 @@ def draw_tokens(
     logits: Float[Tensor, "batch vocab"], temperature: float, uniforms: Float[Tensor, "batch"]
 ) -> Int[Tensor, "batch"]:
     """One token per row by inverting the cumulative distribution at a uniform number in [0, 1)."""
-    # float64: in float32 the sum over a large vocabulary is off by more than rare tokens are likely
-    cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
+    # float64: in float32 the sum over a large vocabulary is off by more than rare tokens are likely; MPS has none
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    cumulative = torch.softmax(logits.to(wide) / temperature, dim=-1).cumsum(dim=-1)
     # the first token whose cumulative probability exceeds u · total, so that one of probability 0 is never drawn
-    return torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+    targets = uniforms.to(wide).to(logits.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def sample_responses(
         else:
             device = generator.device if generator is not None else "cpu"
             draws = torch.rand(len(prompts), dtype=torch.float64, device=device, generator=generator)
-            chosen = draw_tokens(logits, temperature, draws.to(logits.device))
+            chosen = draw_tokens(logits, temperature, draws)
         chosen = torch.where(ended, pad_id, chosen)
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)
         ended = ended | (chosen == eos_id)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rlhf_core.checkpoint import (
     CheckpointError,
@@ -29,7 +29,7 @@ from rlhf_core.config import ConfigError, RunConfig, load_config
 from rlhf_core.machine import keep_freed_memory, pick_device
 
 KEEP_CHECKPOINTS = 2
-SHOWN = ("loss", "accuracy", "score", "kl", "entropy", "clip_fraction", "length")
+SHOWN = ("score", "kl", "entropy", "length"), ("loss", "accuracy")  # beside the bar: of rollouts, of given texts
 
 LIKELY_CAUSES = {
     "score": "the reward model returned it; check its scores on these texts",
@@ -97,7 +97,9 @@ class Run:
             self.accelerator.wait_for_everyone()
             return
         if (self.folder / "metrics.jsonl").exists() and not self.config.resume:
-            raise ConfigError(f"--output {self.folder} already holds a run; add --resume to go on, or name another folder")
+            raise ConfigError(
+                f"--output {self.folder} already holds a run; add --resume to go on, or name another folder"
+            )
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.config.save(self.folder)
         for name in ("metrics.jsonl", "samples.jsonl", "timing.jsonl"):
@@ -154,11 +156,10 @@ class Run:
     def steps(self, total: int) -> Iterator[int]:
         """The steps that are left, with a progress bar."""
         columns = [
-            SpinnerColumn(),
             TextColumn(f"[bold]{self.config.method}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[numbers]}"),
         ]
         hidden = self.quiet or not self.is_main
@@ -189,7 +190,8 @@ class Run:
         self._append("timing.jsonl", {"step": self.step, "seconds": round(now - self._clock, 4)})
         self._clock = now
         if self._task is not None:
-            numbers = "  ".join(f"{k} {metrics[k]:.3g}" for k in SHOWN if k in metrics)
+            names = next(names for names in SHOWN if names[-1] in metrics or names is SHOWN[-1])
+            numbers = "  ".join(f"{k} {metrics[k]:.3g}" for k in names if k in metrics)
             self._bar.update(self._task, completed=self.step, numbers=numbers)
         if self.config.log_with != "none":
             self.accelerator.log(metrics, step=self.step)

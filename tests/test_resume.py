@@ -130,7 +130,9 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     def reward(prompts, responses):
         return [float("nan") if next(calls) >= 2 else 1.0] * len(responses)
 
-    with pytest.raises(TrainingDiverged, match=r"step 3: .* is nan; likely cause: .*last good checkpoint is .*step_000002"):
+    with pytest.raises(
+        TrainingDiverged, match=r"step 3: .* is nan; likely cause: .*last good checkpoint is .*step_000002"
+    ):
         train(tiny_ppo.config(tmp_path / "run"), reward_fn=reward, quiet=True)
     assert [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
     assert complete_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step_000002"
@@ -139,7 +141,16 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
 def test_two_processes_give_the_same_run_as_one(whole, tmp_path):
     """Sampling, scores, advantages and updates of the same global batch, over gloo."""
     folder = tmp_path / "two"
-    prefix = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
+    prefix = (
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    )
     prefix += ("--mixed_precision", "no", "--dynamo_backend", "no")
     done = launch(folder, prefix=prefix)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -133,7 +133,8 @@ def rating_rankings(split: str, size: int, seed: int = 0, min_gap: float = 0.0) 
 
 
 def scramble(text: str, vocabulary: list[str], generator: torch.Generator) -> str:
-    """A broken copy of a sentence: its words shuffled, some replaced, some run together, or a phrase repeated for the rest."""
+    """A broken copy of a sentence, in the ways in which a policy breaks: its words shuffled, some replaced by any others,
+    a phrase repeated, or a handful of its words over and over."""
 
     def draw(below: int) -> int:
         return int(torch.randint(max(1, below), (), generator=generator))
@@ -145,7 +146,8 @@ def scramble(text: str, vocabulary: list[str], generator: torch.Generator) -> st
     elif kind == 1:
         words = [vocabulary[draw(len(vocabulary))] if draw(10) < 4 else word for word in words]
     elif kind == 2:
-        return " " + "".join(word + ("" if draw(10) < 4 else " ") for word in words).strip()
+        few = [words[draw(len(words))] for _ in range(6)]
+        words = [few[draw(len(few))] for _ in range(6 + draw(12))]
     else:
         start, length = draw(len(words) - 2), 1 + draw(3)
         phrase = words[start : start + length]

@@ -46,12 +46,12 @@ def plan(config: DemoConfig) -> dict[str, RunConfig]:
     runs: dict[str, RunConfig] = {
         "reward": RewardConfig(**common, data="ratings:reward"),
         "judge": RewardConfig(
-            **{**common, "seed": config.seed + 1}, data="ratings:judge", epochs=2, broken_copies=0.5, word_dropout=0.1
+            **{**common, "seed": config.seed + 1}, data="ratings:judge", epochs=2, broken_copies=0.4, word_dropout=0.1
         ),
         "ppo": PPOConfig(**online),
-        "ppo_weak_kl": PPOConfig(**online, kl_coef=0.002, learning_rate=1e-3, epochs=4, steps=30),
-        "dpo": DPOConfig(**common),
-        "grpo": GRPOConfig(**online),
+        "ppo_weak_kl": PPOConfig(**online, kl_coef=0.0001, learning_rate=1e-3, epochs=4, steps=25),
+        "dpo": DPOConfig(**common, num_rows=2000, learning_rate=5e-4, beta=0.05),
+        "grpo": GRPOConfig(**online, steps=30, kl_coef=0.1),
     }
     if config.quick:
         runs = {name: quick(run) for name, run in runs.items()}

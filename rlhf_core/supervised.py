@@ -267,15 +267,13 @@ def load_rankings(config: RewardConfig, model: RewardModel) -> list[Ranking]:
 def with_broken_copies(
     texts: list[str], pairs: Tensor, config: RewardConfig, generator: torch.Generator
 ) -> tuple[list[str], Tensor]:
-    """Add scrambled copies of some texts, each ranked below its original."""
+    """Add scrambled copies of some texts, each ranked below every real one."""
     count = round(config.broken_copies * len(texts))
     vocabulary = [word for text in texts for word in text.split()]
     broken = [scramble(text, vocabulary, generator) for text in texts[:count]]
-    kept = [i for i in range(count) if broken[i] != " " + " ".join(texts[i].split())]
-    below = torch.tensor([[i, len(texts) + place] for place, i in enumerate(kept)], dtype=torch.int64).reshape(-1, 2)
-    # as often as needed to weigh as much as the rated pairs
-    repeats = max(1, len(pairs) // max(1, 2 * len(below)))
-    return [*texts, *(broken[i] for i in kept)], torch.cat([pairs, below.repeat(repeats, 1)])
+    broken = [copy for copy in broken if copy not in texts]
+    below = torch.cartesian_prod(torch.arange(len(texts)), len(texts) + torch.arange(len(broken)))
+    return [*texts, *broken], torch.cat([pairs, below.reshape(-1, 2)])
 
 
 def drop_tokens(tokens: list[int], share: float, generator: torch.Generator) -> list[int]:

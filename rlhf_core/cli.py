@@ -35,6 +35,8 @@ CONFIGS = {
     "demo": DemoConfig,
 }
 
+TRAINING = ("sft", "reward", "ppo", "dpo", "grpo")
+
 USAGE = """usage: rlhf COMMAND [OPTIONS]
 
 commands:
@@ -122,6 +124,16 @@ def with_flags(arguments: list[str], config_class: type) -> list[str]:
     return result
 
 
+def report(folder: Path) -> None:
+    """Draw a finished run's report; one of several processes does it."""
+    from accelerate import PartialState
+
+    from rlhf_core.report import write_report
+
+    if PartialState().is_main_process:
+        print(f"report: {write_report(folder)}")
+
+
 def lesson_command(command: str, arguments: list[str]) -> int:
     """`progress` and `watch` belong to the grader, which has its own package."""
     from autograder import progress
@@ -155,6 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = parse(command, rest)
         runner(command)(config)
+        if command in TRAINING:
+            report(config.output)
     except (ConfigError, CheckpointError, ValueError) as error:
         errors.print(f"rlhf {command}: {error}", markup=False)
         return 2

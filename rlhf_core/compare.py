@@ -150,7 +150,9 @@ def measure(folder: Path, device: torch.device) -> dict:
         rows = measure_policies(folder, bench, policies, found)
         found["best_of_n"] = measure_best_of_n(bench) if bench.proxy else []
         found["over_training"] = {
-            name: judge_samples(run_folder(folder, name), bench) for name in policies if bench.judge and bench.proxy
+            name: judge_samples(run_folder(folder, name), bench)
+            for name in policies
+            if bench.judge and bench.proxy and (run_folder(folder, name) / "samples.jsonl").stat().st_size
         }
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / TEXTS_FILE).write_text(text, encoding="utf-8")

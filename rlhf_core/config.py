@@ -66,7 +66,7 @@ class RunConfig:
             ConfigError: names the option, what it must be and what it was.
         """
         self.check_values()
-        for name in ("model", "data", "reward_model", "prompts"):
+        for name in ("model", "data", "prompts", "reward_model"):
             if hasattr(self, name):
                 self.existing(name)
 

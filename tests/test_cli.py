@@ -141,4 +141,5 @@ def test_the_whole_chain_in_small(tmp_path, capsys):
         assert Path(f"demo/figures/{name}.png").stat().st_size > 10_000
     assert html.count("data:image/png;base64,") == 6 and "http" not in html.split("</style>")[1]
     assert main(["evaluate", "--run", "sft"]) == 0
-    assert main(["evaluate", "--run", str(tmp_path)]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["evaluate", "--run", "empty"]) == 2

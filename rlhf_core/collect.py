@@ -26,7 +26,7 @@ from rlhf_core.models import (
     load_tokenizer,
 )
 from rlhf_core.policy import masked_mean
-from rlhf_core.rollout import sample_responses
+from rlhf_core.rollout import choose_by, sample_responses, write_until_eos
 from rlhf_core.run import Run, generator_for
 
 
@@ -193,21 +193,16 @@ class Collector:
 
     def write(self, prompt_ids, prompt_mask, total: int, rows: slice, generator: torch.Generator) -> Tensor:
         """Sample a response to each prompt; the random numbers of a row do not depend on the number of processes."""
-        sample, source = self.functions.sample_responses, {"generator": generator}
-        if sample is sample_responses:
-            drawn = torch.rand(total, self.config.max_new_tokens, dtype=torch.float64, generator=generator)
-            source = {"uniforms": drawn[rows]}
-        tokenizer = self.tokenizer
+        next_logits, config = CachedNextLogits(self.plain_policy.model, prompt_mask), self.config
+        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         with self.plain_policy.autocast():
-            return sample(
-                CachedNextLogits(self.plain_policy.model, prompt_mask),
-                prompt_ids,
-                self.config.max_new_tokens,
-                self.config.temperature,
-                tokenizer.eos_token_id,
-                tokenizer.pad_token_id,
-                **source,
-            )
+            if self.functions.sample_responses is not sample_responses:
+                return self.functions.sample_responses(
+                    next_logits, prompt_ids, config.max_new_tokens, config.temperature, eos, pad, generator
+                )
+            drawn = torch.rand(total, config.max_new_tokens, dtype=torch.float64, generator=generator)[rows]
+            choose = choose_by(config.temperature, drawn)
+            return write_until_eos(next_logits, prompt_ids, choose, config.max_new_tokens, eos, pad)
 
     def read(self, responses: Responses) -> tuple[list[str], Bool[Tensor, "batch"]]:
         """Responses as texts, and whether each came to its end."""

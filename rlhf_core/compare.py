@@ -33,7 +33,7 @@ from rlhf_core.models import (
 )
 from rlhf_core.preferences import preference_pairs, preference_probability, rater_agreement
 from rlhf_core.reward import calibration_error, pairwise_accuracy
-from rlhf_core.rollout import sample_responses
+from rlhf_core.rollout import choose_by, write_until_eos
 from rlhf_core.run import generator_for, is_finished, read_jsonl
 
 EVALUATION_FILE = "evaluation.json"
@@ -83,9 +83,8 @@ class Bench:
             encoded = self.tokenizer(prompts[rows], padding=True, return_tensors="pt").to(self.device)
             ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
             next_logits = CachedNextLogits(policy.model, mask)
-            new = sample_responses(
-                next_logits, ids, self.max_new_tokens, self.temperature, eos, pad, uniforms=uniforms[rows]
-            )
+            choose = choose_by(self.temperature, uniforms[rows])
+            new = write_until_eos(next_logits, ids, choose, self.max_new_tokens, eos, pad)
             responses = Responses.join(ids, mask, new, eos)
             with frozen(policy), frozen(self.reference):
                 gap = policy(responses).logprobs - self.reference(responses).logprobs

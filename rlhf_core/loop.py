@@ -81,6 +81,7 @@ class UpdateConfig:
     entropy_coef: float = 0.0
     max_grad_norm: float = 1.0
     microbatch_size: int | None = None
+    functions: SimpleNamespace | None = None  # building blocks in place of `REFERENCE`
     generator: torch.Generator | None = None
     process_index: int = 0
     num_processes: int = 1
@@ -91,7 +92,6 @@ def ppo_update(
     optimizer: torch.optim.Optimizer,
     experience: Experience,
     config: UpdateConfig,
-    functions: SimpleNamespace | None = None,
 ) -> dict[str, float]:
     """Improve the policy on one rollout: all epochs and minibatches.
 
@@ -102,7 +102,6 @@ def ppo_update(
         experience: the rollout. `experience[indices]` is a minibatch; its `logprobs`, `values`, `advantages` and
             `returns` are those of the rollout and stay frozen through all epochs.
         config: epochs, sizes, ranges and coefficients.
-        functions: building blocks in place of `REFERENCE`.
 
     Returns:
         Means over all minibatches: `loss`, `policy_loss`, `value_loss`, `entropy` (nats), `clip_fraction`, `approx_kl`
@@ -111,7 +110,7 @@ def ppo_update(
     Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1. Gradients of micro-batches are added up with their share
     of the minibatch's tokens; TRL's PPOTrainer takes the mean of their means.
     """
-    f = functions or REFERENCE
+    f = config.functions or REFERENCE
     history = []
     for indices in f.minibatch_indices(len(experience), config.minibatch_size, config.epochs, config.generator):
         tokens_in_minibatch = experience.mask[indices].sum()
@@ -230,6 +229,7 @@ def train(
         # small, safe steps
         update = UpdateConfig(
             **{o.name: getattr(config, o.name) for o in fields(UpdateConfig) if hasattr(config, o.name)},
+            functions=f,
             generator=generator_for(config.seed, step, 1),
             process_index=run.accelerator.process_index,
             num_processes=run.accelerator.num_processes,

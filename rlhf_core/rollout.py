@@ -24,6 +24,33 @@ def draw_tokens(
 
 
 @torch.no_grad()
+def write_until_eos(
+    next_logits: Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch vocab"]],
+    prompts: Int[Tensor, "batch prompt_time"],
+    choose: Callable[[Float[Tensor, "batch vocab"], int], Int[Tensor, "batch"]],
+    max_new_tokens: int,
+    eos_id: int,
+    pad_id: int,
+) -> Int[Tensor, "batch new_time"]:
+    """One token at a time, `choose(logits, step)`, until every row has ended; only pads follow a row's EOS."""
+    tokens = prompts
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
+    for step in range(max_new_tokens):
+        chosen = torch.where(ended, pad_id, choose(next_logits(tokens), step))
+        tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+        ended = ended | (chosen == eos_id)
+        if ended.all():
+            break
+    return tokens[:, prompts.shape[1] :]
+
+
+def choose_by(temperature: float, uniforms: Float[Tensor, "batch max_new_tokens"]) -> Callable[[Tensor, int], Tensor]:
+    """`choose` for `write_until_eos` from given random numbers: a row is sampled alike on whichever process it lands."""
+    return lambda logits, step: (
+        draw_tokens(logits, temperature, uniforms[:, step]) if temperature > 0 else logits.argmax(dim=-1)
+    )
+
+
 def sample_responses(
     next_logits: Callable[[Int[Tensor, "batch time"]], Float[Tensor, "batch vocab"]],
     prompts: Int[Tensor, "batch prompt_time"],
@@ -32,7 +59,6 @@ def sample_responses(
     eos_id: int,
     pad_id: int,
     generator: torch.Generator | None = None,
-    uniforms: Float[Tensor, "batch max_new_tokens"] | None = None,
 ) -> Int[Tensor, "batch new_time"]:
     """Ancestral sampling: one token at a time, each drawn from the policy given everything so far.
 
@@ -45,8 +71,6 @@ def sample_responses(
         eos_id: ends a row.
         pad_id: fills a row after its EOS.
         generator: source of randomness; None is torch's default generator.
-        uniforms: the random numbers themselves, in place of a generator: row i is then sampled alike on whichever
-            process it lands.
 
     Returns:
         The response tokens, without the prompt. As wide as the steps taken: it stops when every row has ended.
@@ -59,24 +83,15 @@ def sample_responses(
     """
     require(max_new_tokens >= 1, f"max_new_tokens must be at least 1, got {max_new_tokens}")
     require(temperature >= 0, f"temperature must be at least 0, got {temperature}")
-    tokens = prompts
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
-    for step in range(max_new_tokens):
-        logits = next_logits(tokens)
+
+    def choose(logits: Float[Tensor, "batch vocab"], step: int) -> Int[Tensor, "batch"]:
         if temperature == 0:
-            chosen = logits.argmax(dim=-1)
-        elif uniforms is not None:
-            chosen = draw_tokens(logits, temperature, uniforms[:, step])
-        else:
-            device = generator.device if generator is not None else "cpu"
-            draws = torch.rand(len(prompts), dtype=torch.float64, device=device, generator=generator)
-            chosen = draw_tokens(logits, temperature, draws)
-        chosen = torch.where(ended, pad_id, chosen)
-        tokens = torch.cat([tokens, chosen[:, None]], dim=1)
-        ended = ended | (chosen == eos_id)
-        if ended.all():
-            break
-    return tokens[:, prompts.shape[1] :]
+            return logits.argmax(dim=-1)
+        device = generator.device if generator is not None else "cpu"
+        uniforms = torch.rand(len(prompts), dtype=torch.float64, device=device, generator=generator)
+        return draw_tokens(logits, temperature, uniforms)
+
+    return write_until_eos(next_logits, prompts, choose, max_new_tokens, eos_id, pad_id)
 
 
 def score_responses(

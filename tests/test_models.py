@@ -18,7 +18,7 @@ from rlhf_core.models import (
     resolve_model,
 )
 from rlhf_core.policy import token_entropy, token_logprobs
-from rlhf_core.rollout import sample_responses
+from rlhf_core.rollout import choose_by, write_until_eos
 
 PROMPTS = ["Review: The", "Review: A film that never quite finds", "Review: It's"]
 ANSWERS = [" best film of the year.", " its feet", " so dull that the dullness itself becomes a kind of fun!"]
@@ -107,8 +107,9 @@ def test_sampling_with_a_cache_equals_sampling_without(model, tokenizer, tempera
 
     uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    cached = sample_responses(CachedNextLogits(model, mask), ids, 12, temperature, eos, pad, uniforms=uniforms)
-    plain = sample_responses(from_scratch, ids, 12, temperature, eos, pad, uniforms=uniforms)
+    choose = choose_by(temperature, uniforms)
+    cached = write_until_eos(CachedNextLogits(model, mask), ids, choose, 12, eos, pad)
+    plain = write_until_eos(from_scratch, ids, choose, 12, eos, pad)
     assert torch.equal(cached, plain)
 
 

@@ -78,10 +78,11 @@ def ours(theirs) -> SimpleNamespace:
         value_clip_range=job.value_clip_range,
         value_coef=job.value_coef,
         max_grad_norm=float("inf"),  # TRL does not clip the gradient
+        functions=functions,
     )
     optimizer = torch.optim.AdamW(policy.parameters(), lr=job.learning_rate, weight_decay=0.0)
     experience = Experience(tokens, everything, mask, logprobs, values, whitened, returns)
-    metrics = ppo_update(policy, optimizer, experience, config, functions)
+    metrics = ppo_update(policy, optimizer, experience, config)
     return SimpleNamespace(
         values=values, raw_advantages=advantages, advantages=whitened, returns=returns, policy=policy, metrics=metrics
     )

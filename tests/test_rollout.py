@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rlhf_core.loop import adaptive_kl_coef, minibatch_indices
 from rlhf_core.policy import response_mask
-from rlhf_core.rollout import sample_responses, score_responses
+from rlhf_core.rollout import draw_tokens, sample_responses, score_responses
 
 EOS, PAD = 3, 0
 
@@ -79,7 +79,7 @@ def test_a_forbidden_token_is_never_drawn_and_extreme_logits_are_no_problem():
     responses = sample_responses(lambda x: logits.expand(len(x), 5), prompts, 1, 0.01, -1, PAD, seeded())
     assert set(responses.flatten().tolist()) == {1, 3}
     assert responses.eq(1).double().mean().item() == pytest.approx(0.5, abs=0.03)
-    lowest = sample_responses(lambda x: logits, prompts[:1], 1, 1.0, -1, PAD, uniforms=torch.zeros(1, 1).double())
+    lowest = draw_tokens(logits, 1.0, torch.zeros(1).double())
     assert lowest.item() == 1  # the smallest random number there is
 
 

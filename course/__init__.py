@@ -1,0 +1,1 @@
+"""The lessons' texts, and the build that makes notebooks of them."""

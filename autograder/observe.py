@@ -1,0 +1,227 @@
+"""Call a function and write down what happened as plain data: the same for reference, known mistake and learner."""
+
+from __future__ import annotations
+
+import numbers
+import random
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+MAX_ELEMENTS = 1_000_000
+LEARNER = "learner: "  # begins the file name of code that is the learner's own
+
+# taken before anybody's code runs, so that replacing torch's functions does not reach the grader
+_equal, _grad, _clone, _detach = torch.equal, torch.autograd.grad, Tensor.clone, Tensor.detach
+
+
+class ReferenceUsed(BaseException):
+    """The learner's code called or read the reference implementation of the exercise itself."""
+
+
+@dataclass
+class Observation:
+    """What one call did.
+
+    Attributes:
+        values: the results by name, as float64.
+        kinds: of each result: "float tensor", "int tensor", "bool tensor", "number", or what was returned instead.
+        grads: per argument the gradient that reached it, None where there was none; empty where none was asked for.
+        changed: positions of arguments that were modified.
+        state: global states that were left changed, in words.
+        error: "Type: message" if the call raised, with the learner's own line in `where`.
+        missing: the function is not written yet.
+        reference_used: it calls or reads the reference implementation.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    grads: list[Tensor | None] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
+    state: list[str] = field(default_factory=list)
+    error: str | None = None
+    where: str | None = None
+    missing: bool = False
+    reference_used: bool = False
+
+
+def observe(function: Callable, args: tuple, probe: Callable, parts: tuple[str, ...], gradients: bool) -> Observation:
+    """Call a function once.
+
+    Args:
+        function: anything callable.
+        args: its arguments; it gets a copy.
+        probe: how to call it, see `autograder.probes`.
+        parts: names of several results.
+        gradients: also pull a fixed cotangent back through the results.
+    """
+    reset()
+    leaves = fresh(args, gradients)
+    # what the function gets is no leaf: in-place operations then work, and are seen
+    given = [a.clone() if type(a) is Tensor and a.requires_grad else a for a in leaves]
+    before, seen = global_state(), Observation()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            results = named(probe(function, *given), parts)
+            for name, one in results.items():
+                record(seen, name, one)
+            if gradients:
+                seen.grads = pull_back(list(results.values()), leaves)
+        except NotImplementedError as error:
+            seen.missing = "aten::" not in str(error)  # torch raises this type too, where an operation does not exist
+            seen.error, seen.where = describe(error), own_line(error)
+        except ReferenceUsed:
+            seen.reference_used = True
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a learner's function may raise anything
+            seen.error, seen.where = describe(error), own_line(error)
+    after = global_state()
+    seen.state = [name for name in before if before[name] != after[name]]
+    if not seen.error:
+        seen.changed = [i for i, (a, b) in enumerate(zip(given, args, strict=True)) if not unchanged(a, b)]
+    reset()
+    return seen
+
+
+def fresh(args: tuple, gradients: bool) -> list:
+    """A copy of the arguments; float tensors ask for gradients."""
+    copies = [copy_of(a) for a in args]
+    if gradients:
+        for a in copies:
+            if type(a) is Tensor and a.is_floating_point():
+                a.requires_grad_(True)
+    return copies
+
+
+def copy_of(argument: object) -> object:
+    """A copy that shares nothing."""
+    if type(argument) is Tensor:
+        return _clone(argument)
+    return [copy_of(a) for a in argument] if isinstance(argument, list) else argument
+
+
+def reset() -> None:
+    """The same global state before every call, whatever a notebook has set."""
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed also formats a traceback, which takes half a millisecond
+    random.seed(0)
+
+
+def global_state() -> dict[str, object]:
+    """What a function must leave as it found it."""
+    state = {
+        "torch's random generator": torch.get_rng_state().numpy().tobytes(),
+        "Python's random generator": random.getstate(),
+        "the default dtype": torch.get_default_dtype(),
+        "the grad mode": torch.is_grad_enabled(),
+    }
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        state["NumPy's random generator"] = numpy.random.get_state()[1].tobytes(), numpy.random.get_state()[2]
+    return state
+
+
+def named(result: object, parts: tuple[str, ...]) -> dict[str, object]:
+    """The results by name; something of another form under the name "result"."""
+    if isinstance(result, dict) and (not parts or set(parts) <= set(result)):
+        return {str(name): result[name] for name in parts or result}
+    if parts and isinstance(result, (tuple, list)) and len(result) == len(parts):
+        return dict(zip(parts, result, strict=True))
+    return {"result": result}
+
+
+def record(seen: Observation, name: str, one: object) -> None:
+    """Add one result."""
+    seen.values[name] = torch.tensor(float("nan"), dtype=torch.float64)
+    if type(one) is Tensor:
+        if one.numel() > MAX_ELEMENTS:
+            seen.kinds[name] = f"a tensor of {one.numel()} elements"
+        elif one.is_complex() or one.is_sparse or one.is_quantized or one.device.type == "meta":
+            seen.kinds[name] = "a tensor that is not an ordinary one"
+        else:
+            kind = "bool" if one.dtype == torch.bool else "float" if one.is_floating_point() else "int"
+            seen.values[name] = _detach(one).to("cpu", torch.float64).clone()
+            seen.kinds[name] = f"{kind} tensor"
+    elif is_number(one):
+        seen.values[name] = torch.tensor(float(one), dtype=torch.float64)
+        seen.kinds[name] = "number"
+    else:
+        seen.kinds[name] = what_it_is(one)
+
+
+def is_number(one: object) -> bool:
+    """A Python or NumPy number, not a bool, and nothing that only behaves like one."""
+    if type(one) in (int, float):
+        return True
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(one).__module__ == "numpy" and isinstance(one, (numpy.floating, numpy.integer))
+
+
+def what_it_is(one: object) -> str:
+    """In words, from the type alone: no method of the object is called."""
+    kind = type(one)
+    known = {type(None): "None", bool: "a Python bool", list: "a list", tuple: "a tuple", dict: "a dict", str: "a text"}
+    if kind in known:
+        sizes = f" of {len(one)}" if kind in (list, tuple) else ""
+        return known[kind] + sizes
+    if issubclass(kind, Tensor):
+        return f"a subclass of torch.Tensor ({kind.__name__})"
+    return f"an object of type {kind.__name__}"
+
+
+def pull_back(results: list, args: list) -> list[Tensor | None]:
+    """Gradients of a fixed weighting of all results with respect to every float tensor argument."""
+    outputs = [r for r in results if type(r) is Tensor and r.requires_grad]
+    leaves = [a for a in args if type(a) is Tensor and a.requires_grad]
+    if not outputs:
+        return [None] * len(args)
+    found = iter(_grad(outputs, leaves, [weights_for(o) for o in outputs], allow_unused=True))
+    by_id = {id(a): g for a, g in zip(leaves, found, strict=True)}
+    grads = [by_id.get(id(a)) for a in args]
+    return [None if g is None else _detach(g).to(torch.float64) for g in grads]
+
+
+def weights_for(output: Tensor) -> Tensor:
+    """A cotangent that differs from place to place."""
+    return torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype).reshape(output.shape)
+
+
+def unchanged(after: object, before: object) -> bool:
+    """Whether an argument is as it was."""
+    if type(before) is Tensor:
+        if type(after) is not Tensor or after.shape != before.shape or after.dtype != before.dtype:
+            return False
+        left, right = _detach(after), before
+        if before.is_floating_point():
+            left, right = left.nan_to_num(nan=7.25), right.nan_to_num(nan=7.25)
+        return _equal(left, right)
+    if isinstance(before, list):
+        return type(after) is list and len(after) == len(before) and all(map(unchanged, after, before))
+    return True
+
+
+def describe(error: BaseException) -> str:
+    """Type and first line of the message."""
+    try:
+        lines = str(error).strip().splitlines()
+    except BaseException:  # an exception whose __str__ raises
+        lines = []
+    text = lines[0][:160] if lines else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def own_line(error: BaseException) -> str | None:
+    """The learner's own line that raised: "cell 3, line 4"."""
+    own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(LEARNER) or "ipykernel" in f.filename]
+    if not own:
+        return None
+    cell = own[-1].filename.removeprefix(LEARNER) if own[-1].filename.startswith(LEARNER) else "this function's cell"
+    return f"{cell}, line {own[-1].lineno}"

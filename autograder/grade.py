@@ -92,7 +92,11 @@ class Grader:
             again = self.run(exercise, others)
             if again.status == "passed":
                 names = ", ".join(sorted(others))
-                again.message = f"right, given a right {names}; " + again.message if again.message else f"right, given a right {names}"
+                again.message = (
+                    f"right, given a right {names}; " + again.message
+                    if again.message
+                    else f"right, given a right {names}"
+                )
                 return again
         return verdict
 
@@ -133,7 +137,9 @@ class Grader:
         """From what happened to a verdict."""
         seen, trouble = outcome.seen, "; ".join(outcome.trouble[:2])
         if seen and seen[-1].reference_used:
-            text = "this calls or reads rlhf_core's own implementation. Which line of it could you write yourself first?"
+            text = (
+                "this calls or reads rlhf_core's own implementation. Which line of it could you write yourself first?"
+            )
             return self.verdict(exercise, "failed", text, diagnosis="uses-the-reference")
         if seen and seen[-1].missing:
             where = f" ({seen[-1].where})" if seen[-1].where else ""
@@ -142,7 +148,11 @@ class Grader:
             return self.verdict(exercise, "timeout", self.too_slow(len(seen)))
         finding = judge(exercise, self.seed, seen)
         if outcome.ending == "done" and not outcome.found:
-            text = f"its code could not be loaded: {trouble}" if trouble else f"{exercise.name} is not there after its cells have run"
+            text = (
+                f"its code could not be loaded: {trouble}"
+                if trouble
+                else f"{exercise.name} is not there after its cells have run"
+            )
             return self.verdict(exercise, "error", text)
         if finding is None and len(seen) < asked:
             text = ENDINGS.get(outcome.ending, "it ends the process (sys.exit, os._exit or a crash)")

@@ -85,7 +85,9 @@ def judge(exercise: Exercise, seed: int, seen: Sequence[Observation]) -> Finding
         text = f"the same arguments gave the right answer once and another one later: {text}"
     mistake = known_mistake(exercise, seed, seen)
     if mistake:
-        return Finding(f"{mistake.misconception} {mistake.hint}", f"{example_of(exercise, case)}{wrong[place]}", mistake.name)
+        return Finding(
+            f"{mistake.misconception} {mistake.hint}", f"{example_of(exercise, case)}{wrong[place]}", mistake.name
+        )
     return Finding(text, example_of(exercise, case), raised=bool(seen[place].error))
 
 
@@ -104,12 +106,18 @@ def size_of(case: Case) -> int:
 
 def known_mistake(exercise: Exercise, seed: int, seen: Sequence[Observation]) -> Mistake | None:
     """The known mistake that did on every call just what the learner's function did."""
-    cases, _ = expected_of(exercise, seed)
-    for mistake in exercise.mistakes:
+    cases, expected = expected_of(exercise, seed)
+    order = order_of(cases)[: len(seen)]
+
+    def same(mistake: Mistake, data_too: bool) -> bool:
         calls = Calls.of(exercise, mistake, seed)
-        if all(alike(exercise, cases[i], calls[p], got) for p, (i, got) in enumerate(zip(order_of(cases), seen, strict=False))):
-            return mistake
-    return None
+        return all(alike(exercise, cases[i], calls[p], seen[p], data_too) for p, i in enumerate(order))
+
+    found = next((mistake for mistake in exercise.mistakes if same(mistake, True)), None)
+    if found or all(alike(exercise, cases[i], expected[i], seen[p], False) for p, i in enumerate(order)):
+        return found
+    # wrong in itself, and a gradient flows into data besides: the first is the one to name
+    return next((mistake for mistake in exercise.mistakes if same(mistake, False)), None)
 
 
 class Calls:
@@ -137,8 +145,8 @@ def close(left: Tensor, right: Tensor, rtol: float, atol: float) -> bool:
     return left.shape == right.shape and torch.allclose(left, right, rtol=rtol, atol=atol, equal_nan=True)
 
 
-def alike(exercise: Exercise, case: Case, one: Observation, other: Observation) -> bool:
-    """Whether two functions did the same."""
+def alike(exercise: Exercise, case: Case, one: Observation, other: Observation, data_too: bool = True) -> bool:
+    """Whether two functions did the same; `data_too`: also in the gradients of arguments that are data."""
     if one.error or other.error:
         return bool(one.error and other.error) and one.error.split(":")[0] == other.error.split(":")[0]
     if (one.kinds, one.changed, one.state, one.missing) != (other.kinds, other.changed, other.state, other.missing):
@@ -148,7 +156,9 @@ def alike(exercise: Exercise, case: Case, one: Observation, other: Observation) 
         return False
     slack = 5 * GRADIENT_SLACK
     return len(one.grads) == len(other.grads) and all(
-        same_gradient(a, b, slack * rtol, slack * atol) for a, b in zip(one.grads, other.grads, strict=True)
+        same_gradient(a, b, slack * rtol, slack * atol)
+        for i, (a, b) in enumerate(zip(one.grads, other.grads, strict=True))
+        if data_too or i in exercise.trained
     )
 
 
@@ -181,7 +191,11 @@ def difference(exercise: Exercise, case: Case, want: Observation, got: Observati
 def difference_of_kind(exercise: Exercise, want: Observation, got: Observation) -> str | None:
     """What is returned: a tensor or a number, of what shape, how many of them."""
     if set(got.values) != set(want.values):
-        kind = next(iter(got.kinds.values()), "nothing") if set(got.kinds) == {"result"} else f"a dict of {', '.join(got.kinds)}"
+        kind = (
+            next(iter(got.kinds.values()), "nothing")
+            if set(got.kinds) == {"result"}
+            else f"a dict of {', '.join(got.kinds)}"
+        )
         return f"it returns {said(kind)}, where {', '.join(want.values)} are asked for"
     for name, wanted in want.kinds.items():
         kind, here = got.kinds[name], "it returns" if len(want.kinds) == 1 else f"{name} is"
@@ -245,7 +259,11 @@ def pattern(value: Tensor, wanted: Tensor, rtol: float, atol: float) -> str:
         return "; the sign is the wrong way round"
     ratio = (value * wanted).sum() / wanted.square().sum()
     if value.numel() > 1 and ratio.abs() > 1e-3 and close(value, ratio * wanted, 10 * rtol, 10 * atol):
-        return f"; everything is {ratio.item():.3g} times too large" if ratio > 1 else f"; everything is {ratio.item():.3g} of it"
+        return (
+            f"; everything is {ratio.item():.3g} times too large"
+            if ratio > 1
+            else f"; everything is {ratio.item():.3g} of it"
+        )
     outside = (wanted == 0) & (value != 0)
     if bool(outside.any()) and close(value.masked_fill(outside, 0), wanted, rtol, atol):
         return "; only places that must be exactly 0 differ"

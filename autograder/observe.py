@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import random
 import sys
 import traceback
@@ -220,7 +219,11 @@ def describe(error: BaseException) -> str:
 
 def own_line(error: BaseException) -> str | None:
     """The learner's own line that raised: "cell 3, line 4"."""
-    own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(LEARNER) or "ipykernel" in f.filename]
+    own = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if f.filename.startswith(LEARNER) or "ipykernel" in f.filename
+    ]
     if not own:
         return None
     cell = own[-1].filename.removeprefix(LEARNER) if own[-1].filename.startswith(LEARNER) else "this function's cell"

@@ -53,9 +53,14 @@ def split(function: Callable, prompts: list[str], fraction: float, seed: int) ->
     return {
         "it returns a bool tensor with one truth value for each row": yes(form),
         "all rows of one prompt are on the same side": yes(all(len(found) == 1 for found in by_prompt.values())),
-        "the same call gives the same split again, in another Python process too": yes(torch.equal(first, side(prompts, seed))),
+        "the same call gives the same split again, in another Python process too": yes(
+            torch.equal(first, side(prompts, seed))
+        ),
         "a prompt stays on its side when rows are left out or come in another order": yes(
             torch.equal(side([prompts[i] for i in some], seed), first[some])
+        ),
+        "prompts of the same length are on both sides": yes(
+            len({test for p, test in zip(distinct, sides.tolist()) if len(p) == len(distinct[0])}) == 2
         ),
         "the share of test prompts is within 0.03 of test_fraction": yes(abs(share - fraction) <= 0.03),
         "another seed gives another split": yes(not torch.equal(sides, one)),

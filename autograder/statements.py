@@ -88,7 +88,9 @@ def globals_of(table: symtable.SymbolTable) -> set[str]:
 def altered(node: ast.stmt) -> set[str]:
     """Names whose objects a statement changes."""
     places = [
-        n for n in outside_functions(node) if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, ast.Store)
+        n
+        for n in outside_functions(node)
+        if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, ast.Store)
     ]
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
         places.append(node.value.func)
@@ -117,4 +119,6 @@ def says_nothing(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Raise):
         raised = statement.exc.func if isinstance(statement.exc, ast.Call) else statement.exc
         return isinstance(raised, ast.Name) and raised.id == "NotImplementedError"
-    return isinstance(statement, ast.Pass) or isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return (
+        isinstance(statement, ast.Pass) or isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    )

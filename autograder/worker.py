@@ -23,7 +23,7 @@ from typing import BinaryIO
 import torch
 
 from autograder import probes, wire
-from autograder.observe import LEARNER, Observation, ReferenceUsed, describe, observe, own_line
+from autograder.observe import LEARNER, ReferenceUsed, describe, observe, own_line
 from autograder.statements import AWAIT
 
 MAX_RESULT = 256 * 2**20

@@ -131,7 +131,9 @@ def solved_notebook(lesson: Lesson, draft: bool = False) -> NotebookNode:
                 cells.append(new_code_cell(f"check({name})", metadata={"nbgrader": marks}))
             continue
         if "answer" in marks:
-            cell.metadata["nbgrader"] = nbgrader_marks(marks["answer"], grade=True, solution=True, points=marks["points"])
+            cell.metadata["nbgrader"] = nbgrader_marks(
+                marks["answer"], grade=True, solution=True, points=marks["points"]
+            )
         cells.append(cell)
     cells.insert(1, new_code_cell(setup_cell(lesson)))
     for i, cell in enumerate(cells):
@@ -167,7 +169,9 @@ def execute(notebook: NotebookNode, timeout: int = 600) -> NotebookNode:
 
 def save_figures(notebook: NotebookNode, stem: Path) -> None:
     """Every picture of a notebook as a file, to look at."""
-    images = [o["data"]["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    images = [
+        o["data"]["image/png"] for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    ]
     for k, image in enumerate(images):
         stem.with_name(f"{stem.name}_fig{k}.png").write_bytes(base64.b64decode(image))
 

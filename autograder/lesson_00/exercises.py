@@ -21,9 +21,7 @@ def logprobs_cases(seed: int) -> list[Case]:
         Case((d.normal(3, 3, 4, scale=2), d.integers(0, 4, 3, 3), 1.7), "temperature 1.7"),
         Case((d.normal(1, 2, 4, scale=2), d.integers(0, 4, 1, 2), 1.0), "one row of two tokens"),
         Case((extreme, d.integers(0, 5, 2, 4), 1.0), "logits of ±10,000", atol=5e-3),
-        Case(
-            (d.normal(2, 4, 6, scale=3).bfloat16(), d.integers(0, 6, 2, 4), 0.7), "bfloat16 logits", gradients=False
-        ),
+        Case((d.normal(2, 4, 6, scale=3).bfloat16(), d.integers(0, 6, 2, 4), 0.7), "bfloat16 logits", gradients=False),
     ]
 
 
@@ -222,7 +220,9 @@ def one_too_early(tokens, prompt_lengths, eos_id):
 
 def no_eos_means_first(tokens, prompt_lengths, eos_id):
     is_eos = ((tokens == eos_id) & response_part(tokens, prompt_lengths)).int()
-    return response_part(tokens, prompt_lengths) & (columns(tokens) <= is_eos.argmax(1)[:, None].clamp(min=prompt_lengths[:, None]))
+    return response_part(tokens, prompt_lengths) & (
+        columns(tokens) <= is_eos.argmax(1)[:, None].clamp(min=prompt_lengths[:, None])
+    )
 
 
 def no_eos_means_nothing(tokens, prompt_lengths, eos_id):
@@ -330,16 +330,16 @@ def mean_cases(seed: int) -> list[Case]:
     some = d.anywhere(4, 5)
     cube = torch.rand(2, 3, 4, generator=d.generator) < 0.6
     cube[:, 0] = True
-    cases = [
-        Case(tuple(m.hide(d.normal(*m.mask.shape) + 1)) + (m.mask,), f"{m.label}, no dim") for m in token_masks(d)
-    ]
+    cases = [Case(tuple(m.hide(d.normal(*m.mask.shape) + 1)) + (m.mask,), f"{m.label}, no dim") for m in token_masks(d)]
     values = (d.normal(4, 5) + 2).masked_fill(~some, 40.0)
     return [
         *cases,
         Case((values, some, 1), "dim=1"),
         Case((values, some, 0), "dim=0, where a column may have no True"),
         Case((values, some, -1), "dim=-1"),
-        Case(((d.normal(3, 4) + 2).masked_fill(~empty_row, torch.nan), empty_row, 1), "dim=1 and a row without any True"),
+        Case(
+            ((d.normal(3, 4) + 2).masked_fill(~empty_row, torch.nan), empty_row, 1), "dim=1 and a row without any True"
+        ),
         Case((d.normal(2, 3, 4) + 1, cube, 1), "three dimensions, dim=1"),
         Case((d.normal(5) + 1, torch.tensor([True, False, True, True, False])), "one dimension"),
         Case((d.normal(2, 3), torch.zeros(2, 3, dtype=torch.bool)), "no True at all and no dim", raises="ValueError"),
@@ -397,7 +397,9 @@ def sums_only(values, mask, dim=None):
 def with_epsilon(values, mask, dim=None):
     if dim is None and not mask.any():
         raise ValueError("empty mask")
-    total, count = (kept(values, mask).sum(), mask.sum()) if dim is None else (kept(values, mask).sum(dim), mask.sum(dim))
+    total, count = (
+        (kept(values, mask).sum(), mask.sum()) if dim is None else (kept(values, mask).sum(dim), mask.sum(dim))
+    )
     return total / (count + 1e-2)
 
 

@@ -260,7 +260,11 @@ def agreement_cases(seed: int) -> list[Case]:
         Case((alone, torch.tensor([[0, 1], [1, 2], [2, 3], [3, 1]])), "an item that only one person rated"),
         Case((outlier, torch.tensor([[0, 1], [1, 2], [0, 2]])), "one rater far from the others"),
         Case((ratings(8, 3, 0.3), pairs(8, 20)), "few raters"),
-        Case((torch.tensor([[1.0, 2.0], [1.0, 2.0]]), torch.tensor([[0, 1]])), "raters who tie every pair", raises="ValueError"),
+        Case(
+            (torch.tensor([[1.0, 2.0], [1.0, 2.0]]), torch.tensor([[0, 1]])),
+            "raters who tie every pair",
+            raises="ValueError",
+        ),
     ]
 
 
@@ -665,7 +669,8 @@ SPLIT = Exercise(
         Mistake("depends-on-the-other-prompts", split_shuffled_prompts, "The prompts are shuffled as a list, so that each one's side depends on the others.",
                 "If one row is added tomorrow, which prompts may change sides?"),
         Mistake("order-of-appearance", split_memory, "Each new prompt draws the next random number, so that the order of the rows decides.",
-                "If the same rows come in another order, which prompts change sides?"),
+                "If the same rows come in another order, which prompts change sides?",
+                twins=("depends-on-the-other-prompts",)),
         Mistake("last-rows", split_last, "The last rows are the test rows.", "What decides a prompt's side if the file is sorted?"),
         Mistake("salted-hash", split_salted, "Python's hash of a text differs from one process to the next.",
                 "Will tomorrow's training run find the same test prompts?"),

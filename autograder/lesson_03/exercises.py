@@ -1,0 +1,822 @@
+"""Lesson 03: credit for each token."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from autograder.draws import Draw, token_masks
+from autograder.exercise import Case, Exercise, Mistake
+from rlhf_core.advantages import discounted_returns, gae, kl_estimate, masked_whiten, shaped_rewards
+from rlhf_core.reward import last_token_index
+
+# kl_estimate
+
+
+def kl_cases(seed: int) -> list[Case]:
+    d = Draw(seed)
+    logprobs = -d.uniform(0.5, 3, 2, 4)
+    gap = d.away_from_zero(2, 4, low=0.4, high=2)
+    tiny = d.signs(6) * d.uniform(5e-5, 2e-4, 6)
+    cases = [Case((logprobs, logprobs - gap, kind), f'kind "{kind}"') for kind in ("k1", "k2", "k3", "abs")]
+    return [
+        *cases,
+        Case((-d.uniform(0.5, 3, 5), -d.uniform(8, 15, 5), "k3"), 'kind "k3" and large positive gaps'),
+        Case((-d.uniform(6, 9, 3), -d.uniform(0.1, 1, 3), "k3"), 'kind "k3" and large negative gaps'),
+        Case((tiny, torch.zeros(6), "k3"), 'kind "k3" and gaps of 0.0001', 5e-3, 1e-11),
+        Case((logprobs, logprobs.clone(), "k2"), 'kind "k2" and equal policies'),
+        Case((logprobs, logprobs - gap, "k4"), "a kind that does not exist", raises="ValueError"),
+    ]
+
+
+def kl_with(**kinds):
+    """kl_estimate with some kinds replaced."""
+
+    def estimate(logprobs, ref_logprobs, kind):
+        d = logprobs - ref_logprobs.detach()
+        return kinds[kind](d) if kind in kinds else kl_estimate(logprobs, ref_logprobs, kind)
+
+    return estimate
+
+
+def kl_reversed(logprobs, ref_logprobs, kind):
+    d = ref_logprobs.detach() - logprobs
+    return {"k1": lambda: d, "k2": lambda: d**2 / 2, "k3": lambda: torch.expm1(-d) + d, "abs": lambda: d.abs()}.get(
+        kind, lambda: kl_estimate(logprobs, ref_logprobs, kind)
+    )()
+
+
+def kl_last_wins(logprobs, ref_logprobs, kind):
+    kl_estimate(logprobs, ref_logprobs, kind)
+    return (logprobs - ref_logprobs.detach()).abs()
+
+
+def kl_no_error(logprobs, ref_logprobs, kind):
+    return kl_estimate(logprobs, ref_logprobs, kind if kind in ("k1", "k2", "k3", "abs") else "k1")
+
+
+def kl_ratio_gradient(logprobs, ref_logprobs, kind):
+    d = logprobs - ref_logprobs
+    if kind == "k3":
+        return torch.expm1(-d) + d
+    return (
+        {"k1": d, "k2": 0.5 * d**2, "abs": d.abs()}[kind] if kind != "k4" else kl_estimate(logprobs, ref_logprobs, kind)
+    )
+
+
+def kl_detached(logprobs, ref_logprobs, kind):
+    return kl_estimate(logprobs.detach(), ref_logprobs, kind)
+
+
+def kl_summed(logprobs, ref_logprobs, kind):
+    return kl_estimate(logprobs, ref_logprobs, kind).sum(-1)
+
+
+def kl_by_ratio(logprobs, ref_logprobs, kind):
+    d = (logprobs - ref_logprobs.detach()).double()
+    ratio = torch.exp(-d)
+    if kind == "k3":
+        return ratio - 1 - torch.log(ratio)
+    if kind == "k1":
+        return -torch.log(ratio)
+    if kind == "k2":
+        return 0.5 * torch.log(ratio) ** 2
+    if kind == "abs":
+        return d.abs()
+    raise ValueError(kind)
+
+
+def kl_by_table(logprobs, ref_logprobs, kind):
+    ref = ref_logprobs.detach()
+    table = {
+        "k1": lambda: logprobs - ref,
+        "k2": lambda: (logprobs - ref).square() / 2,
+        "k3": lambda: torch.special.expm1(ref - logprobs) - (ref - logprobs),
+        "abs": lambda: F.relu(logprobs - ref) + F.relu(ref - logprobs),
+    }
+    if kind not in table:
+        raise ValueError(f"unknown kind {kind}")
+    return table[kind]()
+
+
+def kl_by_match(logprobs, ref_logprobs, kind):
+    d = logprobs - ref_logprobs.detach()
+    if kind == "k1":
+        return d.clone()
+    elif kind == "k2":
+        return d * d * 0.5
+    elif kind == "k3":
+        return d + torch.expm1(d.neg())
+    elif kind == "abs":
+        return torch.abs(d)
+    else:
+        raise ValueError("kind")
+
+
+KL = Exercise(
+    kl_estimate,
+    points=3,
+    cases=kl_cases,
+    trained=(0,),
+    variants=(kl_by_ratio, kl_by_table, kl_by_match),
+    mistakes=(
+        Mistake("k3-reversed", kl_with(k3=lambda d: torch.expm1(d) - d), "The ratio in k3 is the wrong way round: this is exp(d) − 1 − d.",
+                "Samples come from π: which of the two policies stands in the numerator of the ratio that makes k3 unbiased?"),
+        Mistake("reference-minus-policy", kl_reversed, "The difference is taken the wrong way round.",
+                "Where π gives its own sample more probability than the reference does, which sign should k1 have?"),
+        Mistake("k2-without-half", kl_with(k2=lambda d: d**2), "k2 lacks its factor ½.", "What is the second-order term of exp(−d) − 1 + d?"),
+        Mistake("k1-clamped", kl_with(k1=lambda d: d.clamp(min=0)), "Negative values of k1 are cut off.",
+                "The mean of k1 is never negative; does that hold for a single sample?"),
+        Mistake("k3-clamped", kl_with(k3=lambda d: (torch.expm1(-d) + d).clamp(max=10)), "Large values of k3 are cut off.",
+                "Is an estimate that is cut off still unbiased?"),
+        Mistake("k3-cancels", kl_with(k3=lambda d: torch.exp(-d) - 1 + d), "For tiny d, exp(−d) − 1 cancels almost all digits in float32.",
+                "Which function computes exp(x) − 1 without ever forming exp(x)?"),
+        Mistake("exponential-of-a-ratio", kl_with(k3=lambda d: torch.exp(torch.exp(-d)) - 1 - torch.exp(-d)), "The exponential is taken of something that is a ratio already.",
+                "Is d the ratio or its logarithm?"),
+        Mistake("k3-without-minus-one", kl_with(k3=lambda d: torch.exp(-d) + d), "k3 lacks its −1.", "What should every estimate be when the two policies agree?"),
+        Mistake("abs-is-signed", kl_with(abs=lambda d: d), "The absolute value is missing.", "Can |d| be negative?"),
+        Mistake("last-kind-wins", kl_last_wins, "Whatever the kind, the last branch wins.", "After the first matching `if`, does your function return?"),
+        Mistake("unknown-kind-accepted", kl_no_error, "An unknown kind is accepted in silence.", "How would somebody find out about a typing error in a configuration?"),
+        Mistake("reference-trained", kl_ratio_gradient, "A gradient flows into the reference.", "Which of the two policies stays as it is?"),
+        Mistake("no-gradient", kl_detached, "No gradient comes through.", "What is a KL penalty in a loss good for without a gradient?"),
+        Mistake("summed-over-time", kl_summed, "The tokens are summed.", "For how many tokens is an estimate asked?"),
+    ),
+)  # fmt: skip
+
+# shaped_rewards
+
+
+def rewards_cases(seed: int) -> list[Case]:
+    d = Draw(seed)
+    cases = []
+    for m in token_masks(d):
+        rows = len(m.mask)
+        logprobs = -d.uniform(0.2, 3, *m.mask.shape)
+        ref = logprobs - d.away_from_zero(*m.mask.shape)
+        scores = d.away_from_zero(rows, low=1, high=3)
+        cases.append(Case((scores, *m.hide(logprobs, ref), m.mask, d.number(0.1, 0.6)), m.label))
+    mask = d.anywhere(4, 6)
+    logprobs = -d.uniform(0.2, 3, 4, 6)
+    ref = logprobs - d.away_from_zero(4, 6)
+    scores = torch.tensor([5.0, -6.0, 0.4, -3.0]) + d.uniform(0, 0.5, 4)
+    return [
+        *cases,
+        Case((scores, logprobs, ref, mask, d.number(0.4, 0.9), 2.0), "score_clip=2 and scores beyond it"),
+        Case((scores, logprobs, ref, mask.flip(1), 0.0), "kl_coef=0 and left padding"),
+    ]
+
+
+def rewards_with(place=None, kl=None, combine=None, score=None):
+    """shaped_rewards with one part replaced."""
+
+    def rewards(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip=None):
+        if score is not None:
+            scores = score(scores, score_clip, kl_coef)
+        elif score_clip is not None:
+            scores = scores.clamp(-score_clip, score_clip)
+        d = logprobs - ref_logprobs
+        penalty = torch.where(mask, -kl_coef * (d if kl is None else kl(d)), 0.0)
+        index = last_token_index(mask) if place is None else place(mask)
+        at_end = (torch.arange(mask.shape[1]) == index[:, None]).float()
+        if combine is not None:
+            return combine(penalty, at_end, scores, mask)
+        return penalty + at_end * scores[:, None]
+
+    return rewards
+
+
+def rewards_prompt_too(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip=None):
+    clipped = scores if score_clip is None else scores.clamp(-score_clip, score_clip)
+    rewards = -kl_coef * (logprobs - ref_logprobs)
+    rewards[torch.arange(len(mask)), last_token_index(mask)] += clipped
+    return rewards
+
+
+def rewards_multiplied_mask(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip=None):
+    clipped = scores if score_clip is None else scores.clamp(-score_clip, score_clip)
+    rewards = -kl_coef * (logprobs - ref_logprobs) * mask
+    rewards[torch.arange(len(mask)), last_token_index(mask)] += clipped
+    return rewards
+
+
+def rewards_clip_after(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip=None):
+    rewards = shaped_rewards(scores, logprobs, ref_logprobs, mask, kl_coef)
+    return rewards if score_clip is None else rewards.clamp(-score_clip, score_clip)
+
+
+def rewards_clip_above(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip=None):
+    return shaped_rewards(
+        scores if score_clip is None else scores.clamp(max=score_clip), logprobs, ref_logprobs, mask, kl_coef
+    )
+
+
+def rewards_in_place(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip=None):
+    result = shaped_rewards(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip)
+    if score_clip is not None:
+        scores.clamp_(-score_clip, score_clip)
+    logprobs -= ref_logprobs
+    return result
+
+
+def after_last(mask):
+    """The first padding behind the response; a full row has none and keeps its last column."""
+    return (last_token_index(mask) + 1).clamp(max=mask.shape[1] - 1)
+
+
+def rewards_by_scatter(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip=None):
+    if score_clip is not None:
+        scores = torch.clamp(scores, -score_clip, score_clip)
+    rewards = (kl_coef * (ref_logprobs - logprobs)).masked_fill(~mask, 0.0)
+    index = (mask.long() * torch.arange(1, mask.shape[1] + 1)).argmax(1, keepdim=True)
+    return rewards.scatter_add(1, index, scores[:, None])
+
+
+def rewards_by_loop(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip=None):
+    rewards = torch.zeros(mask.shape, dtype=torch.float64)
+    for b in range(mask.shape[0]):
+        last = None
+        for t in range(mask.shape[1]):
+            if mask[b, t]:
+                rewards[b, t] = -kl_coef * (logprobs[b, t] - ref_logprobs[b, t])
+                last = t
+        score = float(scores[b])
+        rewards[b, last] += score if score_clip is None else min(max(score, -score_clip), score_clip)
+    return rewards
+
+
+def rewards_by_index(scores, logprobs, ref_logprobs, mask, kl_coef, score_clip=None):
+    rewards = torch.where(mask, -kl_coef * (logprobs - ref_logprobs), torch.zeros_like(logprobs))
+    ends = mask.shape[1] - 1 - mask.flip(1).float().argmax(1)
+    clipped = scores if score_clip is None else scores.clip(-score_clip, score_clip)
+    return rewards.index_put((torch.arange(len(scores)), ends), clipped, accumulate=True)
+
+
+SHAPED = Exercise(
+    shaped_rewards,
+    points=4,
+    cases=rewards_cases,
+    variants=(rewards_by_scatter, rewards_by_loop, rewards_by_index),
+    mistakes=(
+        Mistake("score-in-the-last-column", rewards_with(place=lambda m: torch.full((len(m),), m.shape[1] - 1)), "The score is put into the last column, padding or not.",
+                "Which token of a short response was the last one that the policy chose?"),
+        Mistake("score-on-the-first-padding", rewards_with(place=after_last), "The score is put one place behind the response.",
+                "Which action earned the score, and is there an action at the first padding?"),
+        Mistake("score-at-the-count", rewards_with(place=lambda m: m.sum(1) - 1), "The number of response tokens is taken for the place of the last one.",
+                "Where does the last token stand if the mask does not begin at column 0?"),
+        Mistake("score-on-every-token", rewards_with(combine=lambda p, e, s, m: torch.where(m, p + s[:, None], 0.0)), "Every token gets the score.",
+                "How often has the reward model scored this response?"),
+        Mistake("score-replaces-penalty", rewards_with(combine=lambda p, e, s, m: torch.where(e > 0, s[:, None], p)), "At the last token the score takes the place of the KL penalty.",
+                "Does the last token also move away from the reference?"),
+        Mistake("penalty-everywhere", rewards_prompt_too, "The penalty is also paid outside of the mask.", "Which tokens did the policy choose?"),
+        Mistake("multiplies-by-the-mask", rewards_multiplied_mask, "Multiplying by the mask is taken to remove what it hides.",
+                "What is NaN times zero?"),
+        Mistake("penalty-is-a-bonus", rewards_with(kl=lambda d: -d), "The penalty has the wrong sign: leaving the reference pays.",
+                "If π gives its token more probability than the reference, should the reward rise or fall?"),
+        Mistake("k3-for-k1", rewards_with(kl=lambda d: torch.expm1(-d) + d), "The penalty is k3.",
+                "Whose expectation should the summed penalty have, and which estimator is asked for?"),
+        Mistake("never-negative", rewards_with(kl=lambda d: d.clamp(min=0)), "Negative log-ratios are cut off.",
+                "If only the positive half is charged, what is the penalty of a policy that equals the reference up to noise?"),
+        Mistake("absolute-value", rewards_with(kl=lambda d: d.abs()), "The absolute log-ratio is charged.",
+                "Which sign does the log-ratio of a single sample have?"),
+        Mistake("clips-the-sum", rewards_clip_after, "The shaped reward is clipped, penalty and all.", "What does score_clip clip?"),
+        Mistake("clips-one-side", rewards_clip_above, "Only large scores are clipped.", "What is done with a score of −6 when score_clip is 2?"),
+        Mistake("clip-ignored", rewards_with(score=lambda s, c, b: s), "score_clip has no influence.", "What is done with a score of 6 when score_clip is 2?"),
+        Mistake("coefficient-on-the-score", rewards_with(score=lambda s, c, b: b * (s if c is None else s.clamp(-c, c))), "The KL coefficient also multiplies the score.",
+                "If kl_coef is 0, what should be left?"),
+        Mistake("changes-its-inputs", rewards_in_place, "The result is right, but the log-probabilities are overwritten.",
+                "Who needs the old log-probabilities after this?"),
+    ),
+)  # fmt: skip
+
+# discounted_returns
+
+
+def returns_cases(seed: int) -> list[Case]:
+    d = Draw(seed)
+    cases = []
+    for k, m in enumerate(token_masks(d)):
+        gamma = (0.9, 0.7, 0.5, 0.95, 0.8, 0.6)[k]
+        cases.append(Case((*m.hide(d.away_from_zero(*m.mask.shape)), m.mask, gamma), m.label))
+    full = torch.ones(3, 5, dtype=torch.bool)
+    return [
+        *cases,
+        Case((d.away_from_zero(3, 5), full, 1.0), "γ = 1"),
+        Case((d.away_from_zero(2, 4), full[:2, :4], 0.0), "γ = 0"),
+    ]
+
+
+def returns_by(rewards, mask, gamma, carry=lambda value, real: value * real):
+    """The backward sum; `carry` says what goes on from a place to the one before it."""
+    rewards = rewards.masked_fill(~mask, 0.0)
+    out, following = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        following = carry(rewards[:, t] + gamma * following, mask[:, t])
+        out[:, t] = following
+    return out
+
+
+def returns_unmasked(rewards, mask, gamma):
+    return returns_by(rewards, torch.ones_like(mask), gamma) * mask
+
+
+def returns_outside_too(rewards, mask, gamma):
+    return returns_by(rewards, mask, gamma, carry=lambda value, real: value)
+
+
+def returns_forward(rewards, mask, gamma):
+    return returns_by(rewards.flip(1), mask.flip(1), gamma).flip(1)
+
+
+def returns_flat(rewards, mask, gamma):
+    kept = rewards.masked_fill(~mask, 0.0)
+    flat = returns_by(kept.reshape(1, -1), torch.ones(1, mask.numel(), dtype=torch.bool), gamma)
+    return flat.reshape(mask.shape) * mask
+
+
+def returns_from_start(rewards, mask, gamma):
+    kept = rewards.masked_fill(~mask, 0.0)
+    powers = gamma ** (mask.long().cumsum(1) - 1).float()
+    return (kept * powers).flip(1).cumsum(1).flip(1) * mask
+
+
+def returns_next_only(rewards, mask, gamma):
+    kept = rewards.masked_fill(~mask, 0.0)
+    return (kept + gamma * F.pad(kept[:, 1:], (0, 1))) * mask
+
+
+def returns_excluding_now(rewards, mask, gamma):
+    return (discounted_returns(rewards, mask, gamma) - rewards.masked_fill(~mask, 0.0)) * mask
+
+
+def returns_no_discount(rewards, mask, gamma):
+    return discounted_returns(rewards, mask, 1.0)
+
+
+def returns_same_everywhere(rewards, mask, gamma):
+    first = discounted_returns(rewards, mask, gamma)
+    start = mask.int().argmax(1)
+    return first[torch.arange(len(mask)), start][:, None] * mask
+
+
+def returns_discounts_itself(rewards, mask, gamma):
+    return discounted_returns(rewards, mask, gamma) * gamma
+
+
+def returns_in_place(rewards, mask, gamma):
+    for t in reversed(range(rewards.shape[1])):
+        now = torch.where(mask[:, t], rewards[:, t], 0.0)
+        later = rewards[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
+        rewards[:, t] = (now + gamma * later) * mask[:, t]
+    return rewards
+
+
+def returns_by_matrix(rewards, mask, gamma):
+    steps = torch.arange(mask.shape[1])
+    ahead = (steps[None] - steps[:, None]).double()
+    weights = torch.where(ahead >= 0, gamma ** ahead.clamp(min=0), 0.0)
+    return (torch.where(mask, rewards, 0.0).double() @ weights.T).masked_fill(~mask, 0.0)
+
+
+def returns_by_row(rewards, mask, gamma):
+    out = torch.zeros_like(rewards)
+    for b in range(len(rewards)):
+        total = 0.0
+        for t in mask[b].nonzero().flatten().flip(0).tolist():
+            total = rewards[b, t].item() + gamma * total
+            out[b, t] = total
+    return out
+
+
+RETURNS = Exercise(
+    discounted_returns,
+    points=2,
+    cases=returns_cases,
+    variants=(returns_by_matrix, returns_by_row, lambda r, m, g: returns_by(r, m, g)),
+    mistakes=(
+        Mistake("mask-unused", returns_unmasked, "Rewards behind the end of the response flow back into it.",
+                "May anything that stands in the padding be earned?"),
+        Mistake("returns-before-the-response", returns_outside_too, "Places before the response also get a return.", "Which places must be exactly 0?"),
+        Mistake("forward", returns_forward, "The sum runs over the past instead of the future.", "Which rewards can a token still influence?"),
+        Mistake("rows-run-together", returns_flat, "The batch is flattened, so that one response's rewards flow into the one before.",
+                "What follows the last token of the first row in your sum?"),
+        Mistake("discounted-from-the-start", returns_from_start, "Everything is discounted to the beginning of the response, not to the token itself.",
+                "From where should γ count the distance to a later reward?"),
+        Mistake("one-step-only", returns_next_only, "Only the next reward is added.", "How far does the sum go on?"),
+        Mistake("own-reward-left-out", returns_excluding_now, "A token's own reward is left out.", "Does r_t come before or after the choice of token t?"),
+        Mistake("ignores-gamma", returns_no_discount, "γ is ignored.", "What should be different for γ = 0 and γ = 1?"),
+        Mistake("one-return-for-all", returns_same_everywhere, "Every token gets the return of the whole response.",
+                "Should a token be credited with a reward that came before it?"),
+        Mistake("discounts-itself", returns_discounts_itself, "A token's own reward is discounted already.", "How many steps away is a token's own reward?"),
+        Mistake("overwrites-the-rewards", returns_in_place, "The result is right, but it is written over the caller's rewards.",
+                "Who else is going to read these rewards?"),
+    ),
+)  # fmt: skip
+
+# gae
+
+
+def gae_cases(seed: int) -> list[Case]:
+    d = Draw(seed)
+    cases = []
+    for k, m in enumerate(token_masks(d)):
+        gamma, lam = ((0.9, 0.8), (0.95, 0.7), (0.8, 0.6), (0.9, 0.95), (0.7, 0.9), (0.85, 0.75))[k]
+        numbers = m.hide(d.away_from_zero(*m.mask.shape), d.away_from_zero(*m.mask.shape))
+        cases.append(Case((*numbers, m.mask, gamma, lam), m.label))
+    full = torch.ones(2, 4, dtype=torch.bool)
+    return [
+        *cases,
+        Case((d.away_from_zero(2, 4), d.away_from_zero(2, 4), full, 1.0, 0.9), "γ = 1"),
+        Case((d.away_from_zero(2, 4), d.away_from_zero(2, 4), full, 0.8, 1.0), "λ = 1"),
+        Case((d.away_from_zero(2, 4), d.away_from_zero(2, 4), full, 0.9, 0.0), "λ = 0"),
+    ]
+
+
+def gae_with(decay=None, last=0.0, leak=False, baseline=True, discount=None, returns=None, values_masked=True):
+    """gae with one part replaced: the decay, the value after the end, what leaks from behind it, the returns."""
+
+    def estimate(rewards, values, mask, gamma, lam):
+        rewards = rewards.masked_fill(~mask, 0.0)
+        hidden = values.masked_fill(~mask, 0.0) if values_masked else values
+        advantages = torch.zeros_like(rewards)
+        following = torch.zeros_like(rewards[:, 0])
+        next_value = hidden[:, -1] * last
+        keep = gamma * lam if decay is None else decay(gamma, lam)
+        step = gamma if discount is None else discount(gamma, lam)
+        for t in reversed(range(rewards.shape[1])):
+            delta = rewards[:, t] + step * next_value - (hidden[:, t] if baseline else 0.0)
+            following = delta + keep * following
+            if not leak:
+                following = torch.where(mask[:, t], following, 0.0)
+            next_value = hidden[:, t]
+            advantages[:, t] = following
+        advantages = torch.where(mask, advantages, 0.0)
+        kept = torch.where(mask, values, 0.0)
+        found = advantages + kept if returns is None else returns(advantages, kept, rewards, mask, gamma)
+        return advantages, torch.where(mask, found, 0.0)
+
+    return estimate
+
+
+def gae_bootstraps_itself(rewards, values, mask, gamma, lam):
+    kept = values.masked_fill(~mask, 0.0)
+    is_last = torch.arange(mask.shape[1]) == last_token_index(mask)[:, None]
+    return gae(torch.where(is_last, rewards + gamma * kept, rewards), values, mask, gamma, lam)[0], (
+        gae(torch.where(is_last, rewards + gamma * kept, rewards), values, mask, gamma, lam)[1]
+    )
+
+
+def gae_forward(rewards, values, mask, gamma, lam):
+    rewards, kept = rewards.masked_fill(~mask, 0.0), values.masked_fill(~mask, 0.0)
+    deltas = (rewards + gamma * F.pad(kept[:, 1:], (0, 1)) - kept) * mask
+    advantages, running = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0])
+    for t in range(deltas.shape[1]):
+        running = (deltas[:, t] + gamma * lam * running) * mask[:, t]
+        advantages[:, t] = running
+    return advantages, (advantages + kept) * mask
+
+
+def gae_flat(rewards, values, mask, gamma, lam):
+    rewards, kept = rewards.masked_fill(~mask, 0.0), values.masked_fill(~mask, 0.0)
+    everything = torch.ones(1, mask.numel(), dtype=torch.bool)
+    flat, _ = gae(rewards.reshape(1, -1), kept.reshape(1, -1), everything, gamma, lam)
+    advantages = flat.reshape(mask.shape) * mask
+    return advantages, (advantages + kept) * mask
+
+
+def gae_unmasked(rewards, values, mask, gamma, lam):
+    return gae(rewards, values, torch.ones_like(mask), gamma, lam)
+
+
+def gae_whitened(rewards, values, mask, gamma, lam):
+    advantages, returns = gae(rewards, values, mask, gamma, lam)
+    return (masked_whiten(advantages, mask), returns) if mask.sum() > 1 else (advantages, returns)
+
+
+def gae_returns_from_whitened(rewards, values, mask, gamma, lam):
+    advantages, _ = gae(rewards, values, mask, gamma, lam)
+    white = masked_whiten(advantages, mask) if mask.sum() > 1 else advantages
+    return advantages, torch.where(mask, white + values, 0.0)
+
+
+def gae_garbage_returns(rewards, values, mask, gamma, lam):
+    advantages, _ = gae(rewards, values, mask, gamma, lam)
+    return advantages, advantages + values
+
+
+def gae_multiplied(rewards, values, mask, gamma, lam):
+    return gae(rewards * mask, values * mask, torch.ones_like(mask), gamma, lam)[0] * mask, (
+        gae(rewards * mask, values * mask, torch.ones_like(mask), gamma, lam)[1] * mask
+    )
+
+
+def gae_in_place(rewards, values, mask, gamma, lam):
+    result = gae(rewards, values, mask, gamma, lam)
+    values[~mask] = 0.0
+    rewards[:] = result[0]
+    return result
+
+
+def gae_swapped_results(rewards, values, mask, gamma, lam):
+    return gae(rewards, values, mask, gamma, lam)[::-1]
+
+
+def gae_only_advantages(rewards, values, mask, gamma, lam):
+    return gae(rewards, values, mask, gamma, lam)[0]
+
+
+def one_step(advantages, values, rewards, mask, gamma):
+    return rewards + gamma * F.pad(values[:, 1:], (0, 1))
+
+
+def rewards_to_go(advantages, values, rewards, mask, gamma):
+    return discounted_returns(rewards, mask, gamma)
+
+
+def gae_by_matrix(rewards, values, mask, gamma, lam):
+    r, v = torch.where(mask, rewards, 0.0).double(), torch.where(mask, values, 0.0).double()
+    delta = r + gamma * torch.cat([v[:, 1:], torch.zeros_like(v[:, :1])], 1) - v
+    delta = delta.masked_fill(~mask, 0.0)
+    steps = torch.arange(mask.shape[1])
+    ahead = (steps[None] - steps[:, None]).double()
+    weights = torch.where(ahead >= 0, (gamma * lam) ** ahead.clamp(min=0), 0.0)
+    advantages = (delta @ weights.T).masked_fill(~mask, 0.0)
+    return advantages, advantages + v
+
+
+def gae_by_next_mask(rewards, values, mask, gamma, lam):
+    going_on = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
+    running, columns = torch.zeros(len(mask)), []
+    for t in range(mask.shape[1] - 1, -1, -1):
+        following = values[:, t + 1] if t + 1 < mask.shape[1] else torch.zeros(len(mask))
+        following = torch.where(going_on[:, t], following, torch.zeros(len(mask)))
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        running = torch.where(mask[:, t], delta + gamma * lam * torch.where(going_on[:, t], running, 0.0), 0.0)
+        columns.insert(0, running)
+    advantages = torch.stack(columns, 1)
+    return advantages, torch.where(mask, advantages + values, torch.zeros_like(values))
+
+
+def gae_by_row(rewards, values, mask, gamma, lam):
+    advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
+    for b in range(len(rewards)):
+        running, following = 0.0, 0.0
+        for t in mask[b].nonzero().flatten().tolist()[::-1]:
+            delta = rewards[b, t].item() + gamma * following - values[b, t].item()
+            running = delta + gamma * lam * running
+            following = values[b, t].item()
+            advantages[b, t], returns[b, t] = running, running + following
+    return advantages, returns
+
+
+def gae_by_lambda_return(rewards, values, mask, gamma, lam):
+    r, v = rewards.masked_fill(~mask, 0), values.masked_fill(~mask, 0)
+    target, following = torch.zeros_like(r), torch.zeros_like(r[:, 0])
+    for t in reversed(range(r.shape[1])):
+        real_next = mask[:, t + 1] if t + 1 < r.shape[1] else torch.zeros_like(mask[:, 0])
+        next_value = v[:, t + 1] if t + 1 < r.shape[1] else torch.zeros_like(v[:, 0])
+        following = r[:, t] + gamma * torch.where(real_next, (1 - lam) * next_value + lam * following, 0.0)
+        target[:, t] = following
+    target = torch.where(mask, target, 0.0)
+    return (target - v) * mask, target
+
+
+GAE = Exercise(
+    gae,
+    points=4,
+    cases=gae_cases,
+    parts=("advantages", "returns"),
+    variants=(gae_by_matrix, gae_by_next_mask, gae_by_row, gae_by_lambda_return),
+    mistakes=(
+        Mistake("value-at-padding-leaks", gae_with(values_masked=False), "The value of a padded position leaks into the last real token.",
+                "What should V be after the response has ended?"),
+        Mistake("mask-unused", gae_unmasked, "The mask has no influence: padding is treated like text.",
+                "What do the numbers behind the end of a response mean?"),
+        Mistake("lambda-missing", gae_with(decay=lambda g, l: g), "λ is missing: later surprises fade with γ alone.",
+                "What should be left of later δ's when λ is 0?"),
+        Mistake("gamma-missing-in-the-decay", gae_with(decay=lambda g, l: l), "Later surprises fade with λ alone, not with γλ.",
+                "By which factor is a δ one step ahead weighed?"),
+        Mistake("gamma-missing", gae_with(decay=lambda g, l: l, discount=lambda g, l: 1.0), "γ is ignored.",
+                "Which two places in the definition hold a γ?"),
+        Mistake("gamma-missing-in-delta", gae_with(discount=lambda g, l: 1.0), "The next value is not discounted in δ.",
+                "What is the next state worth from where you stand?"),
+        Mistake("gamma-and-lambda-swapped", gae_with(discount=lambda g, l: l), "γ and λ are swapped.",
+                "Which of the two discounts rewards, and which one only blends estimates?"),
+        Mistake("bootstraps-from-itself", gae_bootstraps_itself, "The last token bootstraps from its own value, as if the text went on.",
+                "What should V be after the response has ended?"),
+        Mistake("forward", gae_forward, "The recursion runs from left to right.", "Which δ's can tell whether token t was a good choice: earlier or later ones?"),
+        Mistake("no-baseline", gae_with(baseline=False), "V(s_t) is not subtracted.", "Better than what should an advantage be?"),
+        Mistake("rows-run-together", gae_flat, "The batch is flattened, so that one response's credit flows into the one before.",
+                "What follows the last token of the first row in your recursion?"),
+        Mistake("returns-are-advantages", gae_with(returns=lambda a, v, r, m, g: a), "The advantages are returned twice.",
+                "What is the critic trained to predict?"),
+        Mistake("one-step-returns", gae_with(returns=one_step), "The returns are one-step targets.",
+                "Which two of your numbers add up to the return that belongs to this advantage?"),
+        Mistake("rewards-to-go", gae_with(returns=rewards_to_go), "The returns are plain sums of rewards, whatever λ is.",
+                "Which two of your numbers add up to the return that belongs to this advantage?"),
+        Mistake("whitened-already", gae_whitened, "The advantages are whitened already.", "Whose job is whitening, and what happens if it is done twice?"),
+        Mistake("returns-from-whitened", gae_returns_from_whitened, "The returns are built from whitened advantages.",
+                "In which unit does the critic predict?"),
+        Mistake("garbage-in-the-returns", gae_garbage_returns, "Outside of the mask the returns are not 0.", "What is added there, and what stands there?"),
+        Mistake("multiplies-by-the-mask", gae_multiplied, "Multiplying by the mask is taken to remove what it hides.", "What is NaN times zero?"),
+        Mistake("results-swapped", gae_swapped_results, "Returns and advantages come back in the wrong order.", "Which of the two is asked for first?"),
+        Mistake("no-returns", gae_only_advantages, "Only the advantages come back.", "What will the critic be trained on?"),
+        Mistake("overwrites-its-inputs", gae_in_place, "The result is right, but rewards and values are overwritten.",
+                "Who needs the old values after this?"),
+    ),
+)  # fmt: skip
+
+# masked_whiten
+
+
+def whiten_cases(seed: int) -> list[Case]:
+    d = Draw(seed)
+    cases = []
+    for m in token_masks(d, least=3):
+        cases.append(Case((*m.hide(d.normal(*m.mask.shape) * 2 + 3), m.mask), m.label))
+    mask = d.anywhere(4, 6)
+    numbers = (d.normal(4, 6) * 3 - 2).masked_fill(~mask, 50.0)
+    far = (d.normal(4, 6) * 0.5 + 1000).masked_fill(~mask, 0.0)
+    two = torch.tensor([[True, True, False]])
+    one = torch.tensor([[False, True, False]])
+    return [
+        *cases,
+        Case((numbers, mask, False), "shift_mean=False"),
+        Case((numbers, mask, True), "shift_mean=True"),
+        Case((torch.tensor([[1.5, 4.0, 9.0]]), two), "two values"),
+        Case((far, mask), "values around 1,000", None, 3e-3),
+        Case((far / 1000 * 0 + d.normal(4, 6) * 1e-2, mask), "values of small spread", None, 1e-4),
+        Case((d.normal(5) + 2, torch.tensor([True, True, False, True, True])), "one dimension"),
+        Case((torch.ones(1, 3), one), "a single True", raises="ValueError"),
+    ]
+
+
+def whiten_by(values, mask, shift_mean, mean, variance, divide=None):
+    if int(mask.sum()) < 2:
+        raise ValueError("too few values")
+    kept = torch.where(mask, values, 0.0)
+    m, v = mean(kept), variance(kept)
+    scale = torch.rsqrt(v + 1e-8) if divide is None else divide(v)
+    out = (kept - m) * scale + (0.0 if shift_mean else m)
+    return torch.where(mask, out, 0.0)
+
+
+def true_mean(mask):
+    return lambda x: x[mask].mean()
+
+
+def true_variance(mask):
+    return lambda x: x[mask].var()
+
+
+def whiten_all_positions(values, mask, shift_mean=True):
+    return whiten_by(values, mask, shift_mean, torch.mean, torch.var)
+
+
+def whiten_zeroed_mean(values, mask, shift_mean=True):
+    return whiten_by(values, mask, shift_mean, torch.mean, true_variance(mask))
+
+
+def whiten_biased(values, mask, shift_mean=True):
+    return whiten_by(values, mask, shift_mean, true_mean(mask), lambda x: x[mask].var(correction=0))
+
+
+def whiten_bessel_of_everything(values, mask, shift_mean=True):
+    n, count = mask.numel(), int(mask.sum())
+
+    def variance(x):
+        return x[mask].var(correction=0) * n / max(n - 1, 1) if count else None
+
+    return whiten_by(values, mask, shift_mean, true_mean(mask), variance)
+
+
+def whiten_difference_of_squares(values, mask, shift_mean=True):
+    n = mask.sum()
+
+    def variance(x):
+        return (x[mask].square().mean() - x[mask].mean().square()) * n / (n - 1)
+
+    return whiten_by(values, mask, shift_mean, true_mean(mask), variance)
+
+
+def whiten_rows(values, mask, shift_mean=True):
+    if int(mask.sum()) < 2:
+        raise ValueError("too few values")
+    if values.dim() == 1 or len(values) == 1:
+        return masked_whiten(values, mask, shift_mean)
+    rows = [masked_whiten(v, m, shift_mean) if m.sum() > 1 else torch.zeros_like(v) for v, m in zip(values, mask)]
+    return torch.stack(rows)
+
+
+def whiten_inverted_shift(values, mask, shift_mean=True):
+    return masked_whiten(values, mask, not shift_mean)
+
+
+def whiten_shift_ignored(values, mask, shift_mean=True):
+    return masked_whiten(values, mask)
+
+
+def whiten_by_variance(values, mask, shift_mean=True):
+    return whiten_by(values, mask, shift_mean, true_mean(mask), true_variance(mask), lambda v: 1 / (v + 1e-8))
+
+
+def whiten_mean_only(values, mask, shift_mean=True):
+    return whiten_by(values, mask, shift_mean, true_mean(mask), true_variance(mask), lambda v: 1.0)
+
+
+def whiten_large_epsilon(values, mask, shift_mean=True):
+    return whiten_by(values, mask, shift_mean, true_mean(mask), true_variance(mask), lambda v: 1 / (v.sqrt() + 1e-1))
+
+
+def whiten_garbage_left(values, mask, shift_mean=True):
+    return torch.where(mask, masked_whiten(values, mask, shift_mean), values)
+
+
+def whiten_multiplied(values, mask, shift_mean=True):
+    if int(mask.sum()) < 2:
+        raise ValueError("too few values")
+    mean = (values * mask).sum() / mask.sum()
+    variance = ((values - mean).square() * mask).sum() / (mask.sum() - 1)
+    return ((values - mean) * torch.rsqrt(variance + 1e-8) + (0 if shift_mean else mean)) * mask
+
+
+def whiten_scales_mean_too(values, mask, shift_mean=True):
+    return whiten_by(values, mask, True, true_mean(mask) if shift_mean else lambda x: 0.0, true_variance(mask))
+
+
+def whiten_no_error(values, mask, shift_mean=True):
+    return torch.zeros_like(values) if int(mask.sum()) < 2 else masked_whiten(values, mask, shift_mean)
+
+
+def whiten_in_place(values, mask, shift_mean=True):
+    result = masked_whiten(values, mask, shift_mean)
+    values[:] = result
+    return result
+
+
+def whiten_by_selection(values, mask, shift_mean=True):
+    chosen = values[mask]
+    if chosen.numel() < 2:
+        raise ValueError("two values at least")
+    white = (chosen - chosen.mean()) / torch.sqrt(chosen.var(unbiased=True) + 1e-8)
+    out = torch.zeros_like(values)
+    out[mask] = white if shift_mean else white + chosen.mean()
+    return out
+
+
+def whiten_in_double(values, mask, shift_mean=True):
+    n = int(mask.sum())
+    if n < 2:
+        raise ValueError("two values at least")
+    x = values.double().masked_fill(~mask, 0.0)
+    mean = x.sum() / n
+    variance = ((x - mean).masked_fill(~mask, 0.0) ** 2).sum() / (n - 1)
+    white = (x - mean) / (variance + 1e-8).sqrt() + (0.0 if shift_mean else mean)
+    return white.masked_fill(~mask, 0.0)
+
+
+def whiten_by_list(values, mask, shift_mean=True):
+    kept = [v for v, m in zip(values.flatten().tolist(), mask.flatten().tolist()) if m]
+    if len(kept) < 2:
+        raise ValueError("two values at least")
+    mean = sum(kept) / len(kept)
+    scale = (sum((v - mean) ** 2 for v in kept) / (len(kept) - 1) + 1e-8) ** -0.5
+    flat = [
+        (v - mean) * scale + (0 if shift_mean else mean) if m else 0.0
+        for v, m in zip(values.flatten().tolist(), mask.flatten().tolist())
+    ]
+    return torch.tensor(flat).reshape(values.shape)
+
+
+WHITEN = Exercise(
+    masked_whiten,
+    points=3,
+    cases=whiten_cases,
+    variants=(whiten_by_selection, whiten_in_double, whiten_by_list),
+    mistakes=(
+        Mistake("padding-counted", whiten_all_positions, "Masked-out positions are set to zero and then counted in mean and variance.",
+                "Does a zero in the padding leave a mean as it is?"),
+        Mistake("padding-in-the-mean", whiten_zeroed_mean, "Masked-out positions are counted in the mean.",
+                "Does a zero in the padding leave a mean as it is?"),
+        Mistake("biased-variance", whiten_biased, "The variance is divided by n.", "Which variance does the contract ask for?"),
+        Mistake("bessel-of-the-tensor", whiten_bessel_of_everything, "Bessel's correction counts every position of the tensor.",
+                "How many values went into the variance?"),
+        Mistake("difference-of-squares", whiten_difference_of_squares, "E[x²] − E[x]² loses its digits where the mean is large.",
+                "Which two large numbers are subtracted, and how many digits do they share?"),
+        Mistake("row-by-row", whiten_rows, "Every row is whitened for itself.", "Over which values should mean and variance be taken?"),
+        Mistake("shift-mean-inverted", whiten_inverted_shift, "shift_mean does the opposite.", "Should shift_mean=True leave a mean of 0, or the old one?"),
+        Mistake("shift-mean-ignored", whiten_shift_ignored, "shift_mean has no influence.", "What should be the mean of the result for shift_mean=False?"),
+        Mistake("divides-by-the-variance", whiten_by_variance, "The values are divided by the variance.", "In which unit is a variance, and in which a standard deviation?"),
+        Mistake("mean-only", whiten_mean_only, "Only the mean is removed.", "What should be the variance of the result?"),
+        Mistake("large-epsilon", whiten_large_epsilon, "The small constant is not small, and added to the standard deviation.",
+                "Which constant is asked for, and under which root does it stand?"),
+        Mistake("mean-not-scaled-back", whiten_scales_mean_too, "For shift_mean=False the values are only divided, so that the mean is rescaled too.",
+                "If the spread is 3 and the mean −2, what should be the mean of the result?"),
+        Mistake("padding-left-as-it-was", whiten_garbage_left, "Outside of the mask the values are left as they were.", "Which places must be exactly 0?"),
+        Mistake("multiplies-by-the-mask", whiten_multiplied, "Multiplying by the mask is taken to remove what it hides.", "What is NaN times zero?"),
+        Mistake("no-error", whiten_no_error, "A single value comes back as 0, without a word.", "What is the spread of a single value?"),
+        Mistake("overwrites-the-values", whiten_in_place, "The result is right, but it is written over the caller's values.",
+                "Who else is going to read these values?"),
+    ),
+)  # fmt: skip
+
+EXERCISES = (KL, SHAPED, RETURNS, GAE, WHITEN)

@@ -62,8 +62,10 @@ class Exercise:
         parts: names of the results, where there are several (a tuple, or a dict with these keys).
         trained: positions of the arguments that a gradient must reach; no other argument may receive one. None: the gradient
             is not graded.
-        probe: name of a function in `autograder.probes` that calls the learner's function and writes down facts, where a
+        probe: name of a function in `autograder.probes` that calls the learner's function and records what it does, where a
             single call and its result would not do.
+        facts: name of the function in `autograder.facts` that makes facts of a probe's recordings.
+        asks: what must be returned, in words, where a probe is used.
         mistakes, variants: wrong implementations with their names, and right ones in another style.
         tolerance: relative and absolute, on float32 numbers.
         draws: how often the cases are drawn anew for one grading.
@@ -76,6 +78,8 @@ class Exercise:
     parts: tuple[str, ...] = ()
     trained: tuple[int, ...] | None = None
     probe: str = "call"
+    facts: str = ""
+    asks: str = ""
     mistakes: tuple[Mistake, ...] = ()
     variants: tuple[Callable, ...] = ()
     tolerance: float = 1e-5

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autograder.exercise import Exercise, bank
-from autograder.judge import Finding, cases_of, judge, order_of, watch
+from autograder.exercise import Case, Exercise, bank
+from autograder.judge import Finding, cases_of, judge, order_of, watch, with_facts
 from autograder.runner import Outcome, Worker
 from autograder.submission import Submission, SubmissionError, read_submission
 
@@ -127,13 +127,13 @@ class Grader:
         """Run the function on all cases and judge what it did."""
         cases = cases_of(exercise, self.seed)
         outcome = self.worker.run(exercise, self.submission, cases, order_of(cases), stand_ins)
-        verdict = self.judged(exercise, outcome, len(order_of(cases)))
+        verdict = self.judged(exercise, outcome, cases)
         notes = self.notes(exercise)
         if notes and verdict.status != "missing":
             verdict.message = "; ".join([*([verdict.message] if verdict.message else []), notes])
         return verdict
 
-    def judged(self, exercise: Exercise, outcome: Outcome, asked: int) -> Verdict:
+    def judged(self, exercise: Exercise, outcome: Outcome, cases: list[Case]) -> Verdict:
         """From what happened to a verdict."""
         seen, trouble = outcome.seen, "; ".join(outcome.trouble[:2])
         if seen and seen[-1].reference_used:
@@ -146,6 +146,8 @@ class Grader:
             return self.verdict(exercise, "missing", f"{NOT_WRITTEN}{where}")
         if outcome.ending == "timeout":
             return self.verdict(exercise, "timeout", self.too_slow(len(seen)))
+        order = order_of(cases)[: len(seen)]
+        seen = [with_facts(exercise, cases[index], one) for index, one in zip(order, seen, strict=True)]
         finding = judge(exercise, self.seed, seen)
         if outcome.ending == "done" and not outcome.found:
             text = (
@@ -154,7 +156,7 @@ class Grader:
                 else f"{exercise.name} is not there after its cells have run"
             )
             return self.verdict(exercise, "error", text)
-        if finding is None and len(seen) < asked:
+        if finding is None and len(seen) < len(order_of(cases)):
             text = ENDINGS.get(outcome.ending, "it ends the process (sys.exit, os._exit or a crash)")
             if outcome.ending not in ("done", *ENDINGS):
                 text = f"the process that ran it died ({outcome.ending})"

@@ -1,15 +1,19 @@
 """Ways to call a function that is graded by what must hold rather than by one result.
 
-A probe gets the function and a case's arguments, and returns named facts as tensors. It runs where the function runs.
+A probe gets the function and a case's arguments, runs where the function runs, and returns what it recorded as tensors by
+name. Whether that is right is decided elsewhere, by the exercise's `facts`. A result of another form is handed back as it is.
 """
 
 from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor
+
+MANY = 10_000  # more minibatches or steps than any case asks for
 
 
 def call(function: Callable, *args):
@@ -17,17 +21,23 @@ def call(function: Callable, *args):
     return function(*args)
 
 
-def yes(condition: object) -> Tensor:
-    """A fact that holds or not."""
+def flag(condition: object) -> Tensor:
+    """A truth value as a number."""
     return torch.tensor(float(bool(condition)))
 
 
-def split(function: Callable, prompts: list[str], fraction: float, seed: int) -> dict[str, Tensor]:
-    """What must hold of a split, whichever prompts are on which side."""
+def subset(prompts: list[str], seed: int) -> list[int]:
+    """A third of the rows, in another order."""
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).tolist()
+    return order[: len(order) // 3]
+
+
+def split(function: Callable, prompts: list[str], fraction: float, seed: int) -> object:
+    """The sides of a split: of all rows, twice; of some rows; and of two other seeds."""
     original = builtins.hash
     salt = iter(range(1, 100))
 
-    def side(rows: list[str], which_seed: int) -> Tensor:
+    def side(rows: list[str], which_seed: int) -> object:
         # Python salts `hash` of texts anew in every process; here it does so at every call
         this = next(salt)
         builtins.hash = lambda one: original((this, one))
@@ -37,32 +47,144 @@ def split(function: Callable, prompts: list[str], fraction: float, seed: int) ->
             builtins.hash = original
 
     first = side(prompts, seed)
-    form = type(first) is Tensor and first.dtype == torch.bool and first.shape == (len(prompts),)
-    if not form:
-        return {"it returns a bool tensor with one truth value for each row": yes(False)}
-    by_prompt: dict[str, set[bool]] = {}
-    for prompt, test in zip(prompts, first.tolist()):
-        by_prompt.setdefault(prompt, set()).add(test)
-    distinct = sorted(by_prompt)
-    sides = torch.tensor([True in by_prompt[p] for p in distinct])
-    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).tolist()
-    some = order[: len(order) // 3]
-    one, two = side(distinct, seed + 1), side(distinct, seed + 10)
-    share = sides.double().mean().item()
-    together = [(a & b).double().mean().item() for a, b in ((sides, one), (one, two), (sides, two))]
+    if not (type(first) is Tensor and first.dtype == torch.bool and first.shape == (len(prompts),)):
+        return first
     return {
-        "it returns a bool tensor with one truth value for each row": yes(form),
-        "all rows of one prompt are on the same side": yes(all(len(found) == 1 for found in by_prompt.values())),
-        "the same call gives the same split again, in another Python process too": yes(
-            torch.equal(first, side(prompts, seed))
-        ),
-        "a prompt stays on its side when rows are left out or come in another order": yes(
-            torch.equal(side([prompts[i] for i in some], seed), first[some])
-        ),
-        "prompts of the same length are on both sides": yes(
-            len({test for p, test in zip(distinct, sides.tolist()) if len(p) == len(distinct[0])}) == 2
-        ),
-        "the share of test prompts is within 0.03 of test_fraction": yes(abs(share - fraction) <= 0.03),
-        "another seed gives another split": yes(not torch.equal(sides, one)),
-        "the splits of two seeds are unrelated": yes(all(abs(both - fraction**2) <= 0.025 for both in together)),
+        "first": first,
+        "again": side(prompts, seed),
+        "some": side([prompts[i] for i in subset(prompts, seed)], seed),
+        "one": side(prompts, seed + 1),
+        "two": side(prompts, seed + 10),
     }
+
+
+def minibatches(function: Callable, batch_size: int, minibatch_size: int, epochs: int, seed: int) -> object:
+    """All minibatches one after another, their sizes, and what another call makes of the same and of another seed."""
+
+    def rows(generator: torch.Generator | None) -> list:
+        return list(islice(function(batch_size, minibatch_size, epochs, generator), MANY))
+
+    first = rows(torch.Generator().manual_seed(seed))
+    wrong = next((m for m in first if not (type(m) is Tensor and m.dtype == torch.int64 and m.dim() == 1)), None)
+    if wrong is not None or not first:
+        return wrong if first else None
+    again, other = rows(torch.Generator().manual_seed(seed)), rows(torch.Generator().manual_seed(seed + 1))
+    before = torch.get_rng_state()
+    default = [torch.cat(rows(None)) for _ in range(2)]
+    torch.set_rng_state(before)
+    return {
+        "rows": torch.cat(first),
+        "sizes": torch.tensor([len(m) for m in first]),
+        "again": torch.cat(again),
+        "other": torch.cat(other),
+        "default_once": default[0],
+        "default_twice": default[1],
+        "default_again": torch.cat(rows_of_default(rows, before)),
+    }
+
+
+def rows_of_default(rows: Callable, state: Tensor) -> list:
+    """What comes from torch's default generator in a given state, which is put back."""
+    torch.set_rng_state(state)
+    found = rows(None)
+    torch.set_rng_state(state)
+    return found
+
+
+def score(
+    function: Callable, scores: list, as_tensor: bool, prompts: list, responses: list, ended: Tensor, penalty: float
+):
+    """The result, and how the reward function was called."""
+    calls, given = [], torch.tensor(scores) if as_tensor else scores
+    kept = given.clone() if as_tensor else list(given)
+
+    def reward_fn(*texts):
+        calls.append([list(t) if isinstance(t, (list, tuple)) else t for t in texts])
+        # asked for other rows than all, it answers for as many as it was asked
+        return given if not texts or not isinstance(texts[-1], list) else given[: len(texts[-1])]
+
+    result = function(reward_fn, list(prompts), list(responses), ended, penalty)
+    return {
+        "scores": result,
+        "calls": torch.tensor(float(len(calls))),
+        "prompts": flag(calls and calls[0][:1] == [prompts]),
+        "responses": flag(calls and calls[0][1:] == [responses]),
+        "kept": flag(torch.equal(given, kept) if as_tensor else given == kept),
+    }
+
+
+def next_token_logits(seed: int, vocab: int, sharpness: float, prompt_time: int, tokens: Tensor) -> Tensor:
+    """A made-up language model in which every token so far, and its place, has a say.
+
+    With a `prompt_time`, rows end with token 0 after one to four tokens; the first token of the prompt says after how many.
+    """
+    table = torch.randn(vocab, vocab, generator=torch.Generator().manual_seed(seed))
+    weights = 0.6 ** torch.arange(tokens.shape[1]).flip(0)
+    logits = sharpness * (weights[:, None] * table[tokens]).sum(dim=1)
+    if prompt_time:
+        ends = tokens.shape[1] >= prompt_time + tokens[:, 0] % 4
+        logits[:, 0] = torch.where(ends, 1e7, -1e7)
+    return logits
+
+
+def sample(
+    function: Callable,
+    model: list,
+    prompts: Tensor,
+    max_new_tokens: int,
+    temperature: float,
+    eos_id: int,
+    pad_id: int,
+    seed: int | None,
+) -> object:
+    """The sampled tokens and everything that `next_logits` was fed; the same again, and with another seed.
+
+    Args:
+        model: the first arguments of `next_token_logits`.
+        seed: of the generator; None lets torch's default generator decide.
+    """
+    fed: list[Tensor] = []
+
+    def next_logits(tokens: Tensor) -> Tensor:
+        fed.append(tokens.clone())
+        return next_token_logits(*model, tokens)
+
+    def run(this: int | None) -> object:
+        fed.clear()
+        generator = None if this is None else torch.Generator().manual_seed(this)
+        return function(next_logits, given, max_new_tokens, temperature, eos_id, pad_id, generator)
+
+    given, state = prompts.clone(), torch.get_rng_state()
+    other = run(None if seed is None else seed + 1)
+    moved = torch.get_rng_state()
+    if seed is None:
+        torch.set_rng_state(state)
+    again = run(seed)
+    if seed is None:
+        torch.set_rng_state(state)
+    first = run(seed)
+    if seed is None:
+        torch.set_rng_state(state)
+    if not (type(first) is Tensor and first.dtype == torch.int64 and first.dim() == 2):
+        return first
+    rows, width = len(prompts), prompts.shape[1] + max_new_tokens
+    inputs = torch.full((min(len(fed), max_new_tokens + 2), rows, width + 2), -1)
+    for step, tokens in enumerate(fed[: len(inputs)]):
+        if tokens.dim() == 2 and len(tokens) == rows:
+            shown = tokens[:, : width + 2]
+            inputs[step, :, : shown.shape[1]] = shown
+    return {
+        "tokens": first,
+        "fed": inputs,
+        "again": again,
+        "other": other,
+        "default_moves": flag(not torch.equal(state, moved)),
+        "prompts": given,
+    }
+
+
+def update(function: Callable, *args):
+    """See `autograder.tiny_update`."""
+    from autograder.tiny_update import watched_update  # needs rlhf_core.loop, which only this exercise needs
+
+    return watched_update(function, *args)

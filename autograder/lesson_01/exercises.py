@@ -655,6 +655,8 @@ SPLIT = Exercise(
     points=3,
     cases=split_cases,
     probe="split",
+    facts="split_facts",
+    asks="a bool tensor with one truth value for each row",
     draws=1,
     variants=(
         lambda prompts, f, seed: torch.tensor([random.Random(f"{seed}-{p}").random() < f for p in prompts]),

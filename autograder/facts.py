@@ -1,0 +1,240 @@
+"""What must hold of the recordings that probes make. Runs in the judging process.
+
+Each function gets a case's arguments and the recorded tensors, and returns numbers by name: a sentence holds (1) or does not
+(0), any other name is a number to compare. Those at the end of a list only tell known mistakes apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from autograder import tiny_update
+from autograder.probes import next_token_logits, subset
+
+Values = dict[str, Tensor]
+
+
+def yes(condition: object) -> Tensor:
+    """A fact that holds or not."""
+    return torch.tensor(float(bool(condition)), dtype=torch.float64)
+
+
+def split_facts(args: tuple, values: Values) -> Values:
+    """What must hold of a split, whichever prompts are on which side."""
+    prompts, fraction, seed = args
+    first, one, two = (values[name].bool() for name in ("first", "one", "two"))
+    by_prompt: dict[str, set[bool]] = {}
+    for prompt, test in zip(prompts, first.tolist(), strict=True):
+        by_prompt.setdefault(prompt, set()).add(test)
+    of_prompt = {prompt: row for row, prompt in enumerate(prompts)}
+    distinct = sorted(of_prompt)
+    rows = torch.tensor([of_prompt[p] for p in distinct])
+    sides = torch.tensor([True in by_prompt[p] for p in distinct])
+    one, two, share = one[rows], two[rows], sides.double().mean().item()
+    length = Counter(map(len, distinct)).most_common(1)[0][0]
+    together = [(a & b).double().mean().item() for a, b in ((sides, one), (one, two), (sides, two))]
+    return {
+        "all rows of one prompt are on the same side": yes(all(len(found) == 1 for found in by_prompt.values())),
+        "the same call gives the same split again, in another Python process too": yes(
+            torch.equal(first, values["again"].bool())
+        ),
+        "a prompt stays on its side when rows are left out or come in another order": yes(
+            torch.equal(values["some"].bool(), first[subset(prompts, seed)])
+        ),
+        "prompts of the same length are on both sides": yes(
+            len({test for p, test in zip(distinct, sides.tolist(), strict=True) if len(p) == length}) == 2
+        ),
+        "the share of test prompts is within 0.03 of test_fraction": yes(abs(share - fraction) <= 0.03),
+        "another seed gives another split": yes(not torch.equal(sides, one)),
+        "the splits of two seeds are unrelated": yes(all(abs(both - fraction**2) <= 0.025 for both in together)),
+    }
+
+
+def minibatch_facts(args: tuple, values: Values) -> Values:
+    """What must hold of minibatches, in whatever order the rows come."""
+    batch_size, minibatch_size, epochs, _ = args
+    rows, sizes = values["rows"].long(), values["sizes"].long()
+    whole, rest = divmod(batch_size, minibatch_size)
+    right = [minibatch_size] * whole + ([rest] if rest else [])
+    complete = len(rows) == batch_size * epochs
+    table = rows.reshape(epochs, batch_size) if complete else torch.zeros(epochs, batch_size, dtype=torch.long)
+    natural = torch.arange(batch_size)
+    permutations = complete and bool((table.sort(dim=1).values == natural).all())
+    different = len({tuple(row) for row in table.tolist()})
+    firsts = torch.bincount(table[:, 0].clamp(0, batch_size - 1), minlength=batch_size)
+    many = epochs >= 20 * batch_size
+    return {
+        "there are as many minibatches as the epochs need": yes(len(sizes) == epochs * len(right)),
+        "every minibatch has minibatch_size rows, but the last of an epoch, which has what is left": yes(
+            sizes.tolist() == right * epochs
+        ),
+        "in every epoch each row comes exactly once": yes(permutations),
+        "the rows are shuffled": yes(batch_size < 8 or not bool((table == natural).all(dim=1).any())),
+        "every epoch is shuffled anew": yes(batch_size < 8 or different == epochs),
+        "every row is as likely as any other to come first": yes(not many or firsts.min() > epochs / batch_size / 4),
+        "every order of the rows comes up": yes(
+            not many or batch_size > 3 or different == {1: 1, 2: 2, 3: 6}[batch_size]
+        ),
+        "the same generator in the same state gives the same rows": yes(torch.equal(rows, values["again"].long())),
+        "a generator with another seed gives other rows": yes(
+            batch_size < 8 or not torch.equal(rows, values["other"].long())
+        ),
+        "without a generator, torch's default generator decides": yes(
+            torch.equal(values["default_once"], values["default_again"])
+            and (batch_size < 8 or not torch.equal(values["default_once"], values["default_twice"]))
+        ),
+        "sizes": sizes.double(),
+    }
+
+
+def score_facts(args: tuple, values: Values) -> Values:
+    """The scores, and how the reward function was called."""
+    return {
+        "scores": values["scores"],
+        "reward_fn is called once": yes(values["calls"] == 1),
+        "reward_fn gets all prompts as its first argument, as a list": values["prompts"],
+        "reward_fn gets all responses as its second argument, as a list": values["responses"],
+        "what reward_fn returned is left unchanged": values["kept"],
+        "calls": values["calls"],
+    }
+
+
+def first_end(tokens: Tensor, eos_id: int) -> Tensor:
+    """Column of each row's first EOS; the width where there is none."""
+    columns = torch.arange(tokens.shape[1]).expand_as(tokens)
+    return columns.masked_fill(tokens != eos_id, tokens.shape[1]).amin(dim=1)
+
+
+def chi_square(counts: Tensor, expected: Tensor) -> float:
+    """How far counts are from what is expected: below 1 whatever the luck, far above it for another distribution."""
+    likely = expected > 4
+    if bool((counts[expected == 0] > 0).any()):
+        return 1e6
+    degrees = max(int(likely.sum()) - 1, 1)
+    statistic = ((counts - expected)[likely].square() / expected[likely]).sum().item()
+    return statistic / (degrees + 10 * (2 * degrees) ** 0.5)
+
+
+def sample_facts(args: tuple, values: Values) -> Values:
+    """What must hold of sampled responses; greedy ones are compared number by number."""
+    model, prompts, max_new_tokens, temperature, eos_id, pad_id, seed = args
+    tokens, fed = values["tokens"].long(), values["fed"].long()
+    rows, width, start = len(prompts), tokens.shape[1], prompts.shape[1]
+    end = first_end(tokens, eos_id)
+    behind = torch.arange(width) > end[:, None]
+    needed = min(int(end.max()) + 1, max_new_tokens) if width else 0
+    seen = torch.cat([prompts, tokens], dim=1)
+    steps = range(min(needed, len(fed)))
+    fed_right = len(fed) >= needed and all(
+        torch.equal(fed[k, :, : start + k], seen[:, : start + k]) and bool((fed[k, :, start + k :] == -1).all())
+        for k in steps
+    )
+    random = rows >= 100 and bool((prompts == prompts[0]).all())
+    facts = {
+        "there is one row of tokens for each prompt": yes(len(tokens) == rows and width >= 1),
+        "the result holds the response only, without the prompt": yes(width <= max_new_tokens),
+        "only pads follow a row's EOS": yes((tokens[behind] == pad_id).all()),
+        "it stops as soon as every row has ended, and not before": yes(width == needed and len(fed) <= needed + 1),
+        "next_logits gets everything so far, and finished rows are fed with pad_id": yes(fed_right),
+        "the same generator in the same state gives the same tokens": yes(torch.equal(tokens, values["again"].long())),
+        "the prompts stay as they are": yes(torch.equal(values["prompts"].long(), prompts)),
+    }
+    if seed is None:
+        facts["without a generator, torch's default generator decides"] = values["default_moves"]
+    else:
+        facts["with a generator of its own, torch's default generator stays where it is"] = 1 - values["default_moves"]
+    if temperature == 0:
+        return {**facts, "tokens": tokens.double(), "calls": yes(1) * len(fed)}
+    if random:
+        fits = {name: distance(args, tokens, t) < 1 for name, t in followed(temperature).items()}
+        facts["another seed gives other tokens"] = yes(not torch.equal(tokens, values["other"].long()))
+        facts["tokens come as often as softmax(logits / temperature) says"] = yes(fits.pop("right"))
+        facts |= {f"followed {name}": yes(fit) for name, fit in fits.items()}
+    elif model[2] > 1e3:  # so sharp that only one token is possible
+        facts["tokens"] = tokens.double()
+    return facts
+
+
+def followed(temperature: float) -> dict[str, float]:
+    """Temperatures that a sampler may have used, rightly or not."""
+    others = {"none": 1.0, "inverse": 1 / temperature, "flat": 1e6, "greedy": 1e-6}
+    return {"right": temperature, **others}
+
+
+def distance(args: tuple, tokens: Tensor, temperature: float) -> float:
+    """How far the first two tokens of equal prompts are from a temperature's distribution, see `chi_square`."""
+    vocab, prompts, pad_id, eos_id = args[0][1], args[1], args[5], args[4]
+    first = torch.softmax(next_token_logits(*args[0], prompts[:1]).double() / temperature, dim=-1)[0]
+    longer = torch.cat([prompts[:1].expand(vocab, -1), torch.arange(vocab)[:, None]], dim=1)
+    second = torch.softmax(next_token_logits(*args[0], longer).double() / temperature, dim=-1)
+    second[eos_id] = 0
+    second[eos_id, pad_id] = 1
+    pairs = torch.cat([tokens, torch.full((len(tokens), 1), pad_id)], dim=1)[:, :2].clamp(0, vocab - 1)
+    counts = torch.bincount(pairs[:, 0] * vocab + pairs[:, 1], minlength=vocab**2).double()
+    expected = len(tokens) * (first[:, None] * second).flatten()
+    if tokens.shape[1] == 1:
+        counts, expected = torch.bincount(pairs[:, 0], minlength=vocab).double(), len(tokens) * first
+    return chi_square(counts, expected)
+
+
+def update_facts(args: tuple, values: Values) -> Values:
+    """What must hold of an update, in whatever order the rows come."""
+    seed, rows, generator_seed, numbers = args
+    config = tiny_update.config_of(generator_seed, numbers)
+    policy = tiny_update.TinyPolicy(seed)
+    start, experience = policy.numbers(), tiny_update.rollout(seed, rows, policy)
+    used, grads, before = values["used"].bool(), values["grads"], values["before"]
+    steps, size = len(used), min(config.minibatch_size, rows)
+    per_epoch = [rows // size + bool(rows % size), rows // size]  # a last, smaller minibatch may be left out
+    each = next((n for n in per_epoch if n * config.epochs == steps), 0)
+    epochs = used.reshape(config.epochs, each, rows) if each else used[:0].reshape(0, 0, rows)
+    sizes = [size] * (rows // size) + [rows % size] * bool(rows % size)
+    shapes, norms = [], []
+    for rows_of_step, at, grad in zip(used, before, grads.double(), strict=True):
+        with torch.no_grad():
+            policy.table.copy_(at[: start.numel() - tiny_update.VOCAB].reshape_as(policy.table).float())
+            policy.critic.copy_(at[-tiny_update.VOCAB :].float())
+        if not bool(rows_of_step.any()):
+            shapes.append(False), norms.append((grad.norm().item(), -1.0))
+            continue
+        wanted = tiny_update.expected_gradient(policy, experience, rows_of_step.nonzero().squeeze(1), config).double()
+        lengths = grad.norm().item(), wanted.norm().item()
+        cosine = (grad @ wanted).item() / max(lengths[0] * lengths[1], 1e-12)
+        # where every token is clipped, no gradient is left to compare
+        shapes.append(cosine > 1 - 1e-5 or max(lengths) < 1e-5), norms.append(lengths)
+    limit = config.max_grad_norm
+    one_step = config.epochs == 1 and size == rows
+    facts = {
+        "it returns a dict of numbers, all of them finite": values["numbers"],
+        "the parameters of the policy move": yes(not torch.allclose(values["end"], start.double(), atol=1e-6)),
+        "there is one optimizer step for each minibatch of each epoch": yes(each),
+        "every minibatch has config.minibatch_size rows": yes(
+            each and all(sorted(epoch, reverse=True) == sizes[:each] for epoch in epochs.sum(-1).tolist())
+        ),
+        "in every epoch each row comes once": yes(each and (epochs.sum(1) <= 1).all()),
+        "the epochs cut the batch in different ways": yes(
+            size == rows or each and not bool((epochs == epochs[:1]).all())
+        ),
+        "the first gradient is that of ppo_loss on the minibatch": yes(shapes and shapes[0]),
+        "later gradients are those of ppo_loss, with the ratio to the log-probs of the rollout": yes(all(shapes)),
+        "the norm of the gradient is clipped to config.max_grad_norm": yes(
+            all(got <= limit * 1.001 for got, _ in norms)
+        ),
+        "a gradient is as long as it should be": yes(
+            all(abs(got - min(want, limit)) <= 1e-3 * max(want, 1e-3) for got, want in norms)
+        ),
+        "nothing but the policy's trained parameters moves": values["nothing_else"],
+        "the experience stays as it is": values["experience"],
+        "the optimizer's settings stay as they are": values["settings"],
+        "the same seed gives the same result": yes(torch.allclose(values["end"], values["end_again"], atol=1e-6)),
+        "approx_kl is 0 when it is measured on the first minibatch": yes(
+            not one_step or values["approx_kl"].abs() < 1e-5
+        ),
+        "clip_fraction is 0 on the first minibatch": yes(not one_step or values["clip_fraction"] == 0),
+    }
+    if size == rows:  # no order of rows: the numbers themselves can be compared
+        facts["weights_after"] = values["end"]
+    return facts

@@ -1,0 +1,83 @@
+"""Verdicts as people read them: lines for a terminal, a box for a notebook, JSON for programs."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from autograder.exercise import LESSONS
+from autograder.grade import NOT_WRITTEN, LessonReport, Verdict
+
+MARKS = {"passed": "✔", "failed": "✘", "missing": "·", "error": "✘", "timeout": "✘"}
+COLORS = {"passed": "green", "failed": "red", "missing": "yellow", "error": "red", "timeout": "red"}
+
+
+def headline(verdict: Verdict) -> str:
+    """`✘ gae 0/4 — why`."""
+    mark = f"{MARKS[verdict.status]} {verdict.name} {verdict.points:g}/{verdict.max_points:g}"
+    return f"{mark} — {verdict.message}" if verdict.message else mark
+
+
+def example_lines(verdict: Verdict) -> list[str]:
+    """The smallest example found, and what draws it again."""
+    if verdict.status not in ("failed", "error") or not verdict.example:
+        return []
+    return [f"  example: {verdict.example}", f"  the same numbers again: --seed {verdict.seed}"]
+
+
+def closing_line(reports: Sequence[LessonReport]) -> str:
+    """What has been reached, and what to do next."""
+    points, most = sum(r.points for r in reports), sum(r.max_points for r in reports)
+    total = f"{points:g} of {most:g} points."
+    for report in reports:
+        for verdict in report.exercises:
+            if verdict.status == "missing" and verdict.message.startswith(NOT_WRITTEN):
+                return f"{total} Next: write {verdict.name}, then pytest autograder/{report.lesson} -k {verdict.name}"
+            if verdict.status != "passed":
+                return (
+                    f"{total} Next: {verdict.name}; try again with pytest autograder/{report.lesson} -k {verdict.name}"
+                )
+    last = reports[-1].lesson if reports else LESSONS[-1]
+    following = LESSONS.index(last) + 1
+    return f"{total} All is right. " + (
+        f"Next: {LESSONS[following]}." if following < len(LESSONS) else "That was the last lesson."
+    )
+
+
+def as_data(report: LessonReport) -> dict:
+    """What `--report-json` writes."""
+    fields = ("name", "status", "points", "max_points", "diagnosis", "message", "seed")
+    return {
+        "lesson": report.lesson,
+        "points": float(report.points),
+        "max_points": float(report.max_points),
+        "exercises": [
+            {f: float(getattr(v, f)) if f.endswith("points") else getattr(v, f) for f in fields}
+            for v in report.exercises
+        ],
+    }
+
+
+def write_json(reports: Sequence[LessonReport], path: Path) -> None:
+    """One lesson as an object, several as a list of them."""
+    data = [as_data(report) for report in reports]
+    Path(path).write_text(
+        json.dumps(data[0] if len(data) == 1 else data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def as_html(verdict: Verdict) -> str:
+    """A box for a notebook, with colors that show on light and on dark pages."""
+    color = {"green": "#2e9e5b", "red": "#d64545", "yellow": "#c98a00"}[COLORS[verdict.status]]
+    name = f"<b style='color:{color}'>{MARKS[verdict.status]} {html.escape(verdict.name)}</b>"
+    points = f" {verdict.points:g}/{verdict.max_points:g}"
+    text = f" — {html.escape(verdict.message)}" if verdict.message else ""
+    shown = verdict.status in ("failed", "error") and verdict.example
+    example = (
+        f"<br><code style='font-size:90%;white-space:pre-wrap'>{html.escape(verdict.example)}</code>" if shown else ""
+    )
+    return (
+        f"<div style='border-left:4px solid {color};padding:2px 10px;margin:4px 0'>{name}{points}{text}{example}</div>"
+    )

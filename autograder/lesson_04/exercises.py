@@ -46,13 +46,17 @@ def policy_cases(seed: int) -> list[Case]:
         cases.append(Case((old + above, old, sign * size, full, clip), f"ratios above 1 + ε and {name} advantages"))
         cases.append(Case((old - above, old, sign * size, full, clip), f"ratios below 1 − ε and {name} advantages"))
     inside = d.signs(2, 4) * 0.5 * math.log1p(clip)
+    leap = d.uniform(4, 5.5, 2, 4)
     return [
         *cases,
         Case((old + inside, old, d.away_from_zero(2, 4), full, clip), "ratios within the clip range"),
         Case((old.clone(), old, d.away_from_zero(2, 4), full, clip), "a policy that has not moved yet"),
         Case((rare + inside, rare, d.away_from_zero(2, 4), full, clip), "tokens as unlikely as e^-150", 1e-4, 1e-4),
         Case(
-            (old, old - 120, size, full, clip), "tokens that have become e^120 times as likely, and positive advantages"
+            (old + leap, old, size, full, clip), "tokens a hundred times as likely as before, and positive advantages"
+        ),
+        Case(
+            (old + leap, old, -size, full, clip), "tokens a hundred times as likely as before, and negative advantages"
         ),
         Case((*policy_numbers(d, full, 0.8), full, 0.8), "a clip range of 0.8"),
         Case((*policy_numbers(d, full[:1, :1], 0.05), full[:1, :1], 0.05), "a single token and a clip range of 0.05"),
@@ -110,6 +114,10 @@ def sum_over_tokens(x, mask):
     return torch.where(mask, x, 0.0).sum()
 
 
+def mean_of_first_columns(x, mask):
+    return masked_mean(x, torch.arange(mask.shape[1]) < mask.sum(dim=1, keepdim=True))
+
+
 def sum_per_row(x, mask):
     return torch.where(mask, x, 0.0).sum() / len(mask)
 
@@ -143,7 +151,7 @@ def whitened(a, m):
 
 def dual_clip(r, c, a, eps):
     inner = torch.minimum(r * a, c * a)
-    return torch.where(a < 0, torch.maximum(inner, 1.5 * a), inner)
+    return torch.where(a < 0, torch.maximum(inner, 3 * a), inner)
 
 
 def policy_in_place(logprobs, old_logprobs, advantages, mask, clip_range):
@@ -166,6 +174,23 @@ def policy_straight_through(logprobs, old_logprobs, advantages, mask, clip_range
     return value + free - free.detach()
 
 
+def policy_mask_overwritten(logprobs, old_logprobs, advantages, mask, clip_range):
+    loss = clipped_policy_loss(logprobs, old_logprobs, advantages, mask, clip_range)
+    mask[:, -1] = False
+    return loss
+
+
+class PolicyRemembersRange:
+    """Takes the clip range of the first call for all later ones."""
+
+    def __init__(self):
+        self.clip_range = None
+
+    def __call__(self, logprobs, old_logprobs, advantages, mask, clip_range):
+        self.clip_range = self.clip_range or clip_range
+        return clipped_policy_loss(logprobs, old_logprobs, advantages, mask, self.clip_range)
+
+
 class PolicyRemembersOld:
     """Takes the old log-probs of the first call for all later ones of the same shape."""
 
@@ -175,6 +200,22 @@ class PolicyRemembersOld:
     def __call__(self, logprobs, old_logprobs, advantages, mask, clip_range):
         old = self.old.setdefault(tuple(logprobs.shape), old_logprobs.detach().clone())
         return clipped_policy_loss(logprobs, old, advantages, mask, clip_range)
+
+
+def policy_plain(logprobs, old_logprobs, advantages, mask, clip_range):
+    ratio = torch.exp(logprobs[mask] - old_logprobs[mask].detach())
+    a = advantages[mask].detach()
+    return -torch.min(ratio * a, torch.clamp(ratio, 1 - clip_range, 1 + clip_range) * a).mean()
+
+
+def policy_by_rule(logprobs, old_logprobs, advantages, mask, clip_range):
+    # the rule of clip_fraction decides where the gradient is cut; the log-ratio is limited to ±20 as in verl
+    zero = torch.zeros_like(logprobs)
+    ratio = torch.where(mask, logprobs - old_logprobs.detach(), zero).clamp(-20, 20).exp()
+    a = torch.where(mask, advantages.detach(), zero)
+    cut = ((ratio > 1 + clip_range) & (a > 0)) | ((ratio < 1 - clip_range) & (a < 0))
+    gain = torch.where(cut, ratio.detach().clamp(1 - clip_range, 1 + clip_range), ratio) * a
+    return gain.sum().neg() / mask.sum()
 
 
 def policy_by_where(logprobs, old_logprobs, advantages, mask, clip_range):
@@ -216,7 +257,7 @@ POLICY = Exercise(
     result="loss",
     trained=(0,),
     tolerance=2e-5,
-    variants=(policy_by_where, policy_by_max, policy_by_loop, policy_weighted),
+    variants=(policy_plain, policy_by_rule, policy_by_where, policy_by_max, policy_by_loop, policy_weighted),
     mistakes=(
         Mistake("clipped-term-only", surrogate(lambda r, c, a, e: c * a), "Only the clipped term is used, so that a ratio that has moved the wrong way gets no gradient to come back.",
                 "A is negative, and the token has become much more likely. Should the loss still push it down?"),
@@ -231,8 +272,13 @@ POLICY = Exercise(
         Mistake("log-ratio-for-ratio", surrogate(ratio=clipped_log), "The log-ratio is used as if it were the ratio.", "What is the ratio of a policy that has not moved: 0 or 1?"),
         Mistake("probabilities-underflow", surrogate(ratio=ratio_of_probabilities), "Both probabilities are formed before they are divided, and underflow to 0 for unlikely tokens.",
                 "What is 0 divided by 0, and can you divide before you take the exponential?"),
-        Mistake("overflows", surrogate(ratio=lambda lp, o, m: torch.exp(torch.where(m, lp - o, 0.0))), "The ratio overflows, and infinity times the clip's gradient of 0 is not a number.",
-                "What is the gradient of exp at a number for which exp is infinite, and what is 0 times that?"),
+        Mistake("ratio-minus-one", surrogate(lambda r, c, a, e: torch.minimum((r - 1) * a, (c - 1) * a)), "1 is subtracted from the ratio: the gradient is right, and the number is not the objective.",
+                "What is the objective of a policy that has not moved: 0, or the mean advantage?"),
+        Mistake("product-clipped", surrogate(lambda r, c, a, e: torch.minimum(r * a, (r * a).clamp(1 - e, 1 + e))), "The product of ratio and advantage is clipped, and not the ratio.", "Which of the two says how far the policy has moved?"),
+        Mistake("advantage-sign-lost", surrogate(lambda r, c, a, e: torch.minimum(r * a.abs(), c * a.abs())), "The sign of the advantage is lost.", "What should happen to a token that did worse than expected?"),
+        Mistake("outside-dropped", surrogate(lambda r, c, a, e: torch.where((r - 1).abs() > e, 0.0, r * a)), "Tokens whose ratio is out of range are dropped, whatever the sign of their advantage.",
+                "A token has moved out of the range in the wrong direction. What brings it back?"),
+        Mistake("cut-tokens-are-zero", surrogate(lambda r, c, a, e: torch.where(binding(r, a, e), 0.0, r * a)), "Where the clip binds the term is 0: the gradient is right, and the value is not.", "Is a clipped term equal to 0, or does it only stop changing?"),
         Mistake("old-is-current", surrogate(old=lambda lp, o: lp.detach()), "The ratio is taken to the current policy, so that it is always 1 and nothing is ever clipped.",
                 "Which policy wrote the tokens, and has it changed since?"),
         Mistake("one-sided-clip", surrogate(bounds=lambda e: (None, 1 + e)), "The ratio is clipped above only.", "What happens to a token with a negative advantage that has become very unlikely?"),
@@ -247,6 +293,7 @@ POLICY = Exercise(
         Mistake("averaged-over-padding", surrogate(mean=mean_over_everything), "The sum over tokens is divided by the number of all positions.", "How many tokens does the mean run over?"),
         Mistake("mean-of-row-means", surrogate(mean=mean_of_row_means), "Each response is averaged by itself first, so that tokens of short responses weigh more.", "Should a token of a short response count more than one of a long response?"),
         Mistake("summed", surrogate(mean=sum_over_tokens), "The tokens are summed.", "Should a batch with more tokens have a larger loss?"),
+        Mistake("mask-from-lengths", surrogate(mean=mean_of_first_columns), "Only the length of each response is used, as if all of them began at column 0.", "Does every response begin in the first column?"),
         Mistake("summed-per-row", surrogate(mean=sum_per_row), "The tokens of a response are summed, and then averaged over responses.", "What does the mean run over: tokens, or responses?"),
         Mistake("sequence-ratio", surrogate(ratio=sequence_ratio), "One ratio for the whole response is used at each of its tokens.", "Is PPO's action a token or a response?"),
         Mistake("advantages-whitened", surrogate(adv=whitened), "The advantages are whitened once more.", "Who has taken care of the advantages already?"),
@@ -256,6 +303,8 @@ POLICY = Exercise(
         Mistake("advantages-trained", surrogate(adv=lambda a, m: a), "A gradient flows into the advantages.", "Should the critic be trained by making advantages larger?"),
         Mistake("gradient-unclipped", policy_straight_through, "The value is clipped, but the gradient is that of the unclipped objective.", "What is the clip for: the number that is logged, or the step that is taken?"),
         Mistake("advantages-overwritten", policy_in_place, "It writes into the advantages that it was given.", "Who else reads the advantages after this minibatch?"),
+        Mistake("mask-overwritten", policy_mask_overwritten, "It writes into the mask that it was given.", "Who else reads the mask after this minibatch?"),
+        Mistake("remembers-clip-range", PolicyRemembersRange, "It remembers the clip range of its first call.", "What should a second call know of the first?"),
         Mistake("remembers-old-logprobs", PolicyRemembersOld, "It remembers the old log-probs of an earlier call.", "What should a second call know of the first?"),
     ),
 )  # fmt: skip
@@ -274,21 +323,34 @@ def fraction_cases(seed: int) -> list[Case]:
     old = -d.uniform(0.5, 3, 2, 5)
     above = math.log1p(clip) + d.uniform(0.2, 0.6, 2, 5)
     size = d.uniform(0.4, 1.5, 2, 5)
-    wide = log_ratios(d, clip, 2, 5)
     for sign, name in ((1, "positive"), (-1, "negative")):
         cases.append(Case((old + above, old, sign * size, full, clip), f"ratios above 1 + ε and {name} advantages"))
         cases.append(Case((old - above, old, sign * size, full, clip), f"ratios below 1 − ε and {name} advantages"))
     mask = d.anywhere(3, 6)
-    hidden = [x.masked_fill(~mask, fill) for x, fill in zip(policy_numbers(d, mask, clip), (-0.1, -5.0, 2.0))]
-    near = math.log1p(0.1) * d.signs(2, 5) * d.uniform(1.05, 1.3, 2, 5)
+    numbers = policy_numbers(d, mask, clip)
+    # the clip binds on the last token of the row that begins at column 1
+    numbers[0][1, 4], numbers[2][1, 4] = numbers[1][1, 4] + math.log1p(clip) + 0.4, 1.0
+    hidden = [x.masked_fill(~mask, fill) for x, fill in zip(numbers, (-0.1, -5.0, 2.0))]
+    # e^-0.1 is 0.9048 and 1/1.1 is 0.9091: `short` does not reach the lower bound, but reaches one or both of these
+    bound = torch.where(d.signs(2, 5) > 0, math.log1p(0.1), math.log1p(-0.1))
+    near = bound * d.uniform(1.05, 1.3, 2, 5)
+    short = torch.log(d.uniform(0.9012, 0.9038, 2, 5) + 0.0045 * torch.tensor([0.0, 1, 0, 1, 1]))
+    rare, leap = -d.uniform(150, 200, 2, 5), d.signs(2, 5) * d.uniform(4, 5.5, 2, 5)
+    still = torch.ones(2, 5) * torch.tensor([1.0, -1, 1, -1, 1])
     return [
         *cases,
         Case((*hidden, mask, clip), "large ratios outside of the mask"),
         Case((old.clone(), old, size, full, clip), "a policy that has not moved yet"),
-        Case((old + wide, old, torch.zeros(2, 5), full, clip), "advantages of 0"),
+        Case((old + above * still, old, torch.zeros(2, 5), full, clip), "advantages of 0"),
         Case((old + near, old, d.away_from_zero(2, 5), full, 0.1), "ratios close to the bounds"),
+        Case((old + math.log1p(0.1) * d.uniform(1.015, 1.045, 2, 5), old, size, full, 0.1), "ratios just above 1 + ε"),
+        Case((old + short, old, -size, full, 0.1), "ratios just above 1 − ε and negative advantages"),
         Case((old + near, old, d.away_from_zero(2, 5), full, 0.25), "ratios far from the bounds"),
-        Case((old + wide.abs() * 3, old, -size, full, clip), "ratios far above 1 and negative advantages"),
+        Case((old + leap, old, leap.sign() * size, full, clip), "ratios far above and far below 1"),
+        Case((rare + above * leap.sign(), rare, leap.sign() * size, full, clip), "tokens as unlikely as e^-150"),
+        # in float32, 1 ± 1e-9 is 1
+        Case((old.clone(), old, still, full, 1e-9), "a clip range so small that ratios of 1 lie on its bounds"),
+        Case((old + 3 * above, old, -size, full, clip), "ratios far above 1 and negative advantages"),
     ]
 
 
@@ -340,6 +402,38 @@ def fraction_in_place(logprobs, old_logprobs, advantages, mask, clip_range):
     return clip_fraction(logprobs, torch.zeros_like(logprobs), advantages, mask, clip_range)
 
 
+def fraction_of_probabilities(logprobs, old_logprobs, advantages, mask, clip_range):
+    return fraction(binding, ratio=ratio_of_probabilities)(logprobs, old_logprobs, advantages, mask, clip_range)
+
+
+class RunningFraction:
+    """The share of all tokens so far."""
+
+    def __init__(self):
+        self.hits = self.tokens = 0
+
+    def __call__(self, logprobs, old_logprobs, advantages, mask, clip_range):
+        count = int(mask.sum())
+        self.hits += clip_fraction(logprobs, old_logprobs, advantages, mask, clip_range) * count
+        self.tokens += count
+        return self.hits / self.tokens
+
+
+def rows_with_any(x, mask):
+    return torch.where(mask, x, 0.0).amax(dim=1).mean()
+
+
+def fraction_by_sign(logprobs, old_logprobs, advantages, mask, clip_range):
+    moved = (torch.exp(logprobs[mask] - old_logprobs[mask]) - 1) * advantages[mask].sign()
+    return (moved > clip_range).double().mean().item()
+
+
+def fraction_by_log(logprobs, old_logprobs, advantages, mask, clip_range):
+    gap, a = (logprobs - old_logprobs)[mask], advantages[mask]
+    up, down = (gap > math.log1p(clip_range)) & (a > 0), (gap < math.log1p(-clip_range)) & (a < 0)
+    return (up.sum() + down.sum()) / mask.sum()
+
+
 def fraction_terms_equal(r, a, e):
     return (r.clamp(1 - e, 1 + e) * a) <= (r * a)
 
@@ -354,7 +448,7 @@ FRACTION = Exercise(
     points=3,
     cases=fraction_cases,
     result="float",
-    variants=(fraction_by_terms, fraction_by_loop, fraction_by_numpy),
+    variants=(fraction_by_terms, fraction_by_loop, fraction_by_numpy, fraction_by_sign, fraction_by_log),
     mistakes=(
         Mistake("sign-ignored", fraction(lambda r, a, e: (r - 1).abs() > e), "Every ratio out of range is counted, whatever the sign of the advantage.",
                 "A ratio is above 1 + ε and A is negative. Which of the two terms is the minimum, and does the gradient still flow?"),
@@ -367,12 +461,22 @@ FRACTION = Exercise(
         Mistake("unclipped-counted", fraction(lambda r, a, e: ~binding(r, a, e)), "The tokens that are not clipped are counted.", "Which share is asked for?"),
         Mistake("ties-counted", fraction(fraction_terms_equal), "Tokens are counted where both terms are equal, which is where nothing is clipped.", "Which of the two terms is smaller while the ratio is in its range?"),
         Mistake("zero-advantage-counted", fraction(lambda r, a, e: (r > 1 + e) & (a >= 0) | (r < 1 - e) & (a <= 0)), "Tokens with an advantage of 0 are counted.", "What gradient is there to cut, if A is 0?"),
+        Mistake("bound-counted", fraction(lambda r, a, e: (r >= 1 + e) & (a > 0) | (r <= 1 - e) & (a < 0)), "Ratios exactly on a bound are counted.", "A ratio on the bound itself: do the two terms differ?"),
+        Mistake("everything-but-positive", fraction(lambda r, a, e: torch.where(a > 0, r > 1 + e, r < 1 - e)), "An advantage of 0 is treated as a negative one.", "What gradient is there to cut, if A is 0?"),
+        Mistake("everything-but-negative", fraction(lambda r, a, e: torch.where(a < 0, r < 1 - e, r > 1 + e)), "An advantage of 0 is treated as a positive one.", "What gradient is there to cut, if A is 0?"),
+        Mistake("inverse-bound", fraction(lambda r, a, e: (r > 1 + e) & (a > 0) | (r < 1 / (1 + e)) & (a < 0)), "The lower bound is 1/(1 + ε).", "Is the range around 1 symmetric in the ratio or in its logarithm?"),
+        Mistake("range-doubled", fraction(lambda r, a, e: binding(r, a, 2 * e)), "The range is twice as wide as it should be.", "How far from 1 may the ratio move: ε to each side, or 2ε?"),
         Mistake("log-ratio-tested", fraction(lambda r, a, e: (r.log() > e) & (a > 0) | (r.log() < -e) & (a < 0)), "The log-ratio is compared with ±ε.", "Is it the ratio or its logarithm that the clip bounds?"),
         Mistake("inverse-ratio", fraction(binding, ratio=lambda lp, o, m: ratio_of(o, lp, m)), "The ratio is the wrong way round.", "Which policy stands in the denominator?"),
         Mistake("mask-unused", fraction_unmasked, "The mask has no influence.", "Are padded positions tokens?"),
         Mistake("averaged-over-padding", fraction(binding, mean=mean_over_everything), "The count is divided by the number of all positions.", "A share of what?"),
         Mistake("mean-of-row-means", fraction(binding, mean=mean_of_row_means), "The share is taken of each response first.", "A share of what: of the tokens, or of each response's tokens?"),
         Mistake("counted", fraction(binding, mean=sum_over_tokens), "The number of tokens is returned, not their share.", "Between which numbers must a share be?"),
+        Mistake("percent", fraction(lambda r, a, e: 100 * binding(r, a, e)), "It is given in percent.", "Between which numbers must a share be?"),
+        Mistake("rows-with-any", fraction(binding, mean=rows_with_any), "Responses with at least one clipped token are counted.", "A share of what: of tokens, or of responses?"),
+        Mistake("mask-from-lengths", fraction(binding, mean=mean_of_first_columns), "Only the length of each response is used, as if all of them began at column 0.", "Does every response begin in the first column?"),
+        Mistake("probabilities-underflow", fraction_of_probabilities, "Both probabilities are formed before they are divided, and underflow to 0 for unlikely tokens.", "What is 0 divided by 0, and can you divide before you take the exponential?"),
+        Mistake("running-share", RunningFraction, "It is the share of all tokens since the first call.", "What should a second call know of the first?"),
         Mistake("share-of-each-row", fraction_tensor_of_rows, "There is one number for each response.", "How many numbers are asked for?"),
         Mistake("epsilon-fixed", fraction(lambda r, a, e: binding(r, a, 0.2)), "The clip range is always 0.2.", "What is the last argument for?"),
         Mistake("in-place", fraction_in_place, "It writes into the log-probs that it was given.", "What will be trained with these log-probs next?"),
@@ -391,13 +495,15 @@ def kl_cases(seed: int) -> list[Case]:
         cases.append(Case((*kind.hide(old + d.away_from_zero(*kind.mask.shape, low=0.4), old), kind.mask), kind.label))
     full = torch.ones(2, 4, dtype=torch.bool)
     old, rare = -d.uniform(0.5, 3, 2, 4), -d.uniform(150, 200, 2, 4)
-    tiny = d.signs(2, 4) * d.uniform(5e-5, 2e-4, 2, 4)
+    small = d.signs(2, 4) * d.uniform(0.02, 0.05, 2, 4)
     return [
         *cases,
         Case((old.clone(), old, full), "a policy that has not moved"),
+        # the result is about 6e-4; exp(d) − 1 − d in float32 is off by 1e-7, and passes
+        Case((old + small, old, full), "log-ratios of a few hundredths", 1e-3, 1e-6),
+        Case((old + d.uniform(3, 4, 2, 4) * small.sign(), old, full), "log-ratios of 3 and more"),
         Case((old + d.uniform(0.5, 1.5, 2, 4), old, full), "tokens that have become more likely"),
         Case((old - d.uniform(0.5, 1.5, 2, 4), old, full), "tokens that have become less likely"),
-        Case((tiny, torch.zeros(2, 4), full), "log-ratios of 0.0001", 5e-3, 1e-11),
         Case((rare + d.away_from_zero(2, 4), rare, full), "tokens as unlikely as e^-150", 1e-4, 1e-4),
     ]
 
@@ -431,9 +537,46 @@ def kl_in_place(logprobs, old_logprobs, mask):
     return approx_kl(logprobs, old_logprobs, mask)
 
 
+def kl_overwrites_logprobs(logprobs, old_logprobs, mask):
+    value = approx_kl(logprobs, old_logprobs, mask)
+    logprobs -= old_logprobs
+    return value
+
+
+def kl_by_torch(logprobs, old_logprobs, mask):
+    return F.kl_div(logprobs[mask], old_logprobs[mask], reduction="mean", log_target=True).item()
+
+
+def kl_of_each_row(logprobs, old_logprobs, mask):
+    d = torch.where(mask, logprobs - old_logprobs, 0.0)
+    return masked_mean(d.expm1() - d, mask, dim=1)
+
+
+class KlSmoothed:
+    """Mixes every call with the ones before it."""
+
+    def __init__(self):
+        self.value = None
+
+    def __call__(self, logprobs, old_logprobs, mask):
+        now = approx_kl(logprobs, old_logprobs, mask)
+        self.value = now if self.value is None else 0.9 * self.value + 0.1 * now
+        return self.value
+
+
+def kl_plain(logprobs, old_logprobs, mask):
+    d = torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
+    return ((torch.exp(d) - 1 - d) * mask).sum() / mask.sum()
+
+
 def kl_selecting(logprobs, old_logprobs, mask):
     d = (logprobs - old_logprobs)[mask].double()
     return (torch.expm1(d) - d).mean()
+
+
+def kl_of_ratio(logprobs, old_logprobs, mask):
+    ratio = torch.exp(logprobs[mask] - old_logprobs[mask])
+    return ((ratio - 1) - ratio.log()).mean()
 
 
 def kl_looping(logprobs, old_logprobs, mask):
@@ -453,15 +596,21 @@ APPROX_KL = Exercise(
     points=2,
     cases=kl_cases,
     result="float",
-    variants=(kl_selecting, kl_looping, kl_with_numpy),
+    variants=(kl_plain, kl_selecting, kl_of_ratio, kl_looping, kl_with_numpy),
     mistakes=(
         Mistake("reversed", mean_kl(lambda d: torch.expm1(-d) + d), "The roles of the two policies are exchanged.", "From which policy were the tokens sampled?"),
         Mistake("k1", mean_kl(lambda d: -d), "This is k1, the plain mean of the log-ratio, which can be negative.", "Can a KL be negative, and which term keeps the estimate from it?"),
         Mistake("k1-wrong-sign", mean_kl(lambda d: d), "This is the mean log-ratio.", "Can a KL be negative?"),
         Mistake("k2", mean_kl(lambda d: d**2 / 2), "This is k2, half the squared log-ratio.", "For which d do ½d² and e^d − 1 − d differ?"),
+        Mistake("squared", mean_kl(lambda d: d**2), "This is the mean squared log-ratio.", "Near d = 0, how does e^d − 1 − d behave: like d², or like a part of it?"),
+        Mistake("negated", mean_kl(lambda d: d - d.expm1()), "The sign is wrong.", "Can a KL be negative?"),
+        Mistake("log-added", mean_kl(lambda d: d.expm1() + d), "The log-ratio is added.", "Which sign of the log-ratio makes every token's term at least 0?"),
+        Mistake("one-not-subtracted", mean_kl(lambda d: d.exp() - d), "1 is not subtracted.", "What is the KL of a policy that has not moved?"),
+        Mistake("weighted-by-ratio", mean_kl(lambda d: d.exp() * d), "The log-ratio is weighted by the ratio, which turns the direction of the KL around.", "From which policy do the tokens come, and which KL does that give without weights?"),
+        Mistake("estimate-of-the-mean", lambda lp, o, m: (lambda d: (d.expm1() - d).item())(masked_mean(torch.where(m, lp - o, 0.0), m)), "The estimate is formed of the mean log-ratio.", "Is the mean of a curved function the function of the mean?"),
+        Mistake("torch-kl-div", kl_by_torch, "kl_div weights by the target's probabilities: it wants whole distributions, and gets the sampled tokens alone.", "The tokens were sampled already. What happens if they are weighted by their probability once more?"),
         Mistake("absolute", mean_kl(lambda d: d.abs()), "This is the mean absolute log-ratio.", "For a tiny d, should the estimate shrink like d or like d²?"),
         Mistake("ratio-minus-one", mean_kl(lambda d: d.expm1()), "The logarithm is left out.", "What is the mean of ρ − 1 over samples of the old policy?"),
-        Mistake("cancels", mean_kl(lambda d: (d.exp() - 1) - d), "For tiny log-ratios, exp(d) − 1 cancels almost all digits in float32.", "Which function computes exp(x) − 1 without ever forming exp(x)?"),
         Mistake("probabilities-underflow", kl_of_probabilities, "Both probabilities are formed before they are divided.", "What is 0 divided by 0?"),
         Mistake("mask-unused", kl_unmasked, "The mask has no influence.", "Whose log-probs stand in padded columns?"),
         Mistake("multiplied-by-mask", kl_multiplied, "Garbage is multiplied by 0, which is not a number when the garbage is NaN or infinite.", "What is 0 times infinity?"),
@@ -469,6 +618,10 @@ APPROX_KL = Exercise(
         Mistake("mean-of-row-means", mean_kl(lambda d: d.expm1() - d, mean_of_row_means), "Each response is averaged by itself first.", "Over what does the mean run?"),
         Mistake("summed", mean_kl(lambda d: d.expm1() - d, sum_over_tokens), "The tokens are summed.", "In which unit is the result: nats, or nats per token?"),
         Mistake("summed-per-row", mean_kl(lambda d: d.expm1() - d, sum_per_row), "It is summed over each response.", "In which unit is the result: nats per response, or nats per token?"),
+        Mistake("mask-from-lengths", mean_kl(lambda d: d.expm1() - d, mean_of_first_columns), "Only the length of each response is used, as if all of them began at column 0.", "Does every response begin in the first column?"),
+        Mistake("kl-of-each-row", kl_of_each_row, "There is one number for each response.", "How many numbers are asked for?"),
+        Mistake("smoothed", KlSmoothed, "It mixes the result with those of earlier calls.", "What should a second call know of the first?"),
+        Mistake("logprobs-overwritten", kl_overwrites_logprobs, "It writes into the log-probs that it was given.", "What will be trained with these log-probs next?"),
         Mistake("in-place", kl_in_place, "It writes into the old log-probs.", "Who reads the old log-probs in the next epoch?"),
     ),
 )  # fmt: skip
@@ -542,6 +695,18 @@ def critic_max_of_means(values, old_values, returns, mask, clip_range):
     v, o, r = (torch.where(mask, x, 0.0) for x in (values, old_values.detach(), returns.detach()))
     near = o + (v - o).clamp(-clip_range, clip_range)
     return 0.5 * torch.maximum(masked_mean((v - r) ** 2, mask), masked_mean((near - r) ** 2, mask))
+
+
+def critic_huber(v, r):
+    return 2 * F.smooth_l1_loss(v, r, reduction="none")
+
+
+def critic_of_advantages(values, old_values, returns, mask, clip_range):
+    return clipped_value_loss(values, old_values, returns - old_values, mask, clip_range)
+
+
+def critic_root(x, mask):
+    return masked_mean(x, mask).sqrt()
 
 
 def critic_in_place(values, old_values, returns, mask, clip_range):
@@ -620,6 +785,15 @@ VALUE = Exercise(
                 "Is ε here a ratio, or a distance in the unit of the values?", twins=("multiplicative-range",)),
         Mistake("max-before-square", critic(lambda f, n, r: torch.maximum(f - r, n - r) ** 2), "The larger difference is squared, not the larger square taken.", "Which is larger: −3 or 1? And which has the larger square?"),
         Mistake("largest-of-the-means", critic_max_of_means, "The maximum is taken of the two means, and not token by token.", "When does each token decide for itself?"),
+        Mistake("returns-unused", critic(lambda f, n, r: torch.maximum(f**2, n**2)), "The values are compared with 0, and the returns are not used.", "What is the critic supposed to predict?"),
+        Mistake("advantage-as-target", critic_of_advantages, "The target is the advantage, the return minus the old value.", "What do you add to an advantage to get the return?"),
+        Mistake("change-reversed", critic(clamp=lambda v, c, e: c + (c - v).clamp(-e, e)), "The change is taken the wrong way round before it is clipped.", "The value rose by less than ε. Where must the clipped value be?"),
+        Mistake("always-on-the-bound", critic(clamp=lambda v, c, e: c + e * (v - c).sign()), "The value is moved by the whole ε, even where it moved by less.", "What does a clip do to a number that is in its range?"),
+        Mistake("range-around-one", critic(clamp=lambda v, c, e: c + (v - c).clamp(1 - e, 1 + e)), "The change is clipped to 1 ± ε, as the policy's ratio is.", "What is the change of a critic that has not moved: 0 or 1?"),
+        Mistake("outside-dropped", critic(lambda f, n, r: torch.where(f == n, (f - r) ** 2, 0.0 * f)), "Values that moved further than ε are dropped.", "What pulls back a value that has moved the wrong way?"),
+        Mistake("huber", critic(lambda f, n, r: torch.maximum(critic_huber(f, r), critic_huber(n, r))), "Large errors count linearly and not as squares.", "How does the squared error grow when the error doubles?"),
+        Mistake("root-of-the-mean", critic(mean=critic_root), "The square root of the mean is taken.", "Is the mean squared error asked for, or its root?"),
+        Mistake("mask-from-lengths", critic(mean=mean_of_first_columns), "Only the length of each response is used, as if all of them began at column 0.", "Does every response begin in the first column?"),
         Mistake("half-missing", critic(half=1.0), "The factor ½ is missing.", "What is the derivative of x², and which factor makes it x?"),
         Mistake("absolute-errors", critic(lambda f, n, r: torch.maximum((f - r).abs(), (n - r).abs())), "The errors are not squared.", "Which prediction minimises squared errors: the mean, or the median?"),
         Mistake("averaged-error", critic(lambda f, n, r: ((f - r) ** 2 + (n - r) ** 2) / 2), "The two errors are averaged.", "Which of the two counts?"),
@@ -658,6 +832,7 @@ def total_cases(seed: int) -> list[Case]:
     return [
         case(d.number(0.2, 0.9), d.number(0.1, 0.4), "two coefficients"),
         case(d.number(1.2, 3), d.number(1.2, 3), "coefficients above 1"),
+        Case((-d.uniform(2, 3), d.uniform(0.4, 1), d.uniform(0.5, 2), 0.3, 0.2), "a negative total"),
         case(0.0, d.number(0.1, 0.4), "no weight on the value loss"),
         case(d.number(0.2, 0.9), 0.0, "no weight on the entropy"),
     ]
@@ -690,19 +865,55 @@ def total_in_place(policy_loss, value_loss, entropy, value_coef, entropy_coef):
     return policy_loss
 
 
+def total_value_overwritten(policy_loss, value_loss, entropy, value_coef, entropy_coef):
+    value_loss *= value_coef
+    return policy_loss + value_loss - entropy_coef * entropy
+
+
+class RunningTotal:
+    """Adds the losses of all calls so far; the gradient is that of the last."""
+
+    def __init__(self):
+        self.sum = 0.0
+
+    def __call__(self, policy_loss, value_loss, entropy, value_coef, entropy_coef):
+        loss = policy_loss + value_coef * value_loss - entropy_coef * entropy
+        before, self.sum = self.sum, self.sum + loss.item()
+        return loss + before
+
+
+def total_in_float64(policy_loss, value_loss, entropy, value_coef, entropy_coef):
+    return (policy_loss.double() + value_coef * value_loss.double() - entropy_coef * entropy.double()).float()
+
+
+def total_if_asked(policy_loss, value_loss, entropy, value_coef, entropy_coef):
+    loss = policy_loss
+    if value_coef:
+        loss = loss + value_coef * value_loss
+    if entropy_coef:
+        loss = loss - entropy_coef * entropy
+    return loss
+
+
 TOTAL = Exercise(
     ppo_loss,
     points=1,
     cases=total_cases,
     result="loss",
     trained=(0, 1, 2),
-    variants=(total_by_list, total_by_dot, total_in_steps),
+    variants=(total_by_list, total_by_dot, total_in_steps, total_in_float64, total_if_asked),
     mistakes=(
         Mistake("entropy-added", total(lambda p, v, e, vc, ec: p + vc * v + ec * e), "The entropy is added, so that the policy is rewarded for being sure of itself.", "Should the loss fall or rise when the entropy grows?"),
         Mistake("value-subtracted", total(lambda p, v, e, vc, ec: p - vc * v - ec * e), "The value loss is subtracted.", "Should the critic's error grow or shrink?"),
         Mistake("coefficients-swapped", total(lambda p, v, e, vc, ec: p + ec * v - vc * e), "The two coefficients have changed places.", "Which coefficient belongs to which term?"),
         Mistake("value-coef-ignored", total(lambda p, v, e, vc, ec: p + v - ec * e), "The value loss is not weighted.", "What is value_coef for?"),
         Mistake("entropy-coef-ignored", total(lambda p, v, e, vc, ec: p + vc * v - e), "The entropy is not weighted.", "What is entropy_coef for?"),
+        Mistake("coefficients-fixed", total(lambda p, v, e, vc, ec: p + 0.5 * v - 0.01 * e), "The coefficients are always 0.5 and 0.01.", "What are the last two arguments for?"),
+        Mistake("zero-is-default", total(lambda p, v, e, vc, ec: p + (vc or 0.5) * v - (ec or 0.01) * e), "A coefficient of 0 is replaced by a default.", "What does somebody want who passes a weight of 0?"),
+        Mistake("value-coef-on-both", total(lambda p, v, e, vc, ec: p + vc * (v - ec * e)), "The entropy is weighted by both coefficients.", "Which coefficient belongs to which term?"),
+        Mistake("cut-at-zero", total(lambda p, v, e, vc, ec: (p + vc * v - ec * e).clamp(min=0)), "A total below 0 is replaced by 0.", "Is a loss below 0 wrong, and what is the gradient where it is cut?"),
+        Mistake("policy-absolute", total(lambda p, v, e, vc, ec: p.abs() + vc * v - ec * e), "The sign of the policy loss is lost.", "Can a policy loss be negative, and what does it mean?"),
+        Mistake("no-gradient", total(lambda p, v, e, vc, ec: (p + vc * v - ec * e).detach()), "No gradient reaches any of the terms.", "On what will backward() be called?"),
         Mistake("entropy-left-out", total(lambda p, v, e, vc, ec: p + vc * v), "The entropy is left out.", "What keeps the policy trying other things?"),
         Mistake("value-left-out", total(lambda p, v, e, vc, ec: p - ec * e), "The value loss is left out.", "What trains the critic?"),
         Mistake("policy-left-out", total(lambda p, v, e, vc, ec: vc * v - ec * e), "The policy loss is left out.", "What trains the policy?"),
@@ -714,6 +925,8 @@ TOTAL = Exercise(
         Mistake("value-detached", total(lambda p, v, e, vc, ec: p + vc * v.detach() - ec * e), "No gradient reaches the value loss.", "What trains the critic?"),
         Mistake("policy-detached", total(lambda p, v, e, vc, ec: p.detach() + vc * v - ec * e), "No gradient reaches the policy loss.", "What trains the policy?"),
         Mistake("a-plain-number", total(lambda p, v, e, vc, ec: (p + vc * v - ec * e).item()), "A plain number comes back.", "On what will backward() be called?"),
+        Mistake("value-overwritten", total_value_overwritten, "It writes into the value loss that it was given.", "Who else wants to log the value loss?"),
+        Mistake("running-total", RunningTotal, "The losses of all calls are added up.", "What should a second call know of the first?"),
         Mistake("in-place", total_in_place, "It writes into the policy loss that it was given.", "Who else wants to log the policy loss?"),
     ),
 )  # fmt: skip

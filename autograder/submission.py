@@ -84,7 +84,15 @@ def read_submission(path: Path, lesson: str | None = None) -> Submission:
     path = Path(path)
     if lesson and (path / lesson).is_dir():
         path = path / lesson
-    files = files_of(path)
+    return read_files(files_of(path))
+
+
+def read_files(files: list[Path]) -> Submission:
+    """Read notebooks or Python files, in this order; where several define a name, the last one counts.
+
+    Raises:
+        SubmissionError: one of them cannot be read.
+    """
     cells = [cell for file in files for cell in cells_of(file, several=len(files) > 1)]
     for cell in cells:
         try:
@@ -130,10 +138,13 @@ def cells_of(path: Path, several: bool) -> list[Cell]:
     return cells
 
 
-def code_of_notebook(path: Path, text: str) -> list[str]:
-    """The sources of a notebook's code cells; formats before 4 keep them in worksheets.
+def raw_cells(path: Path, text: str) -> list[dict]:
+    """A notebook's cells as they are in the file; formats before 4 keep them in worksheets.
 
     Read by hand: nbformat refuses notebooks whose metadata an editor has stripped or mangled.
+
+    Raises:
+        SubmissionError: it is no notebook.
     """
     try:
         notebook = json.loads(text)
@@ -145,11 +156,19 @@ def code_of_notebook(path: Path, text: str) -> list[str]:
     found = []
     for sheet in notebook.get("worksheets") or [notebook]:
         cells = sheet.get("cells") if isinstance(sheet, dict) else None
-        for cell in cells if isinstance(cells, list) else []:
-            if isinstance(cell, dict) and cell.get("cell_type") == "code":
-                source = cell.get("source", cell.get("input", ""))
-                found.append("".join(map(str, source)) if isinstance(source, list) else str(source))
+        found += [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
     return found
+
+
+def source_of(cell: dict) -> str:
+    """A cell's text: a string, or a list of lines."""
+    source = cell.get("source", cell.get("input", ""))
+    return "".join(map(str, source)) if isinstance(source, list) else str(source)
+
+
+def code_of_notebook(path: Path, text: str) -> list[str]:
+    """The sources of a notebook's code cells."""
+    return [source_of(cell) for cell in raw_cells(path, text) if cell.get("cell_type") == "code"]
 
 
 def without_magics(source: str) -> str:

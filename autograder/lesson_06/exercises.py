@@ -107,6 +107,7 @@ def wilson_cases(seed: int) -> list[Case]:
         Case((wins + 0.5, n), "half a win, from a tie"),
         Case((wins, n, 2.576), "a z of 2.576"),
         Case((4, 12, 1.0), "a z of 1"),
+        Case((1, 10), "1 win in 10"),
         Case((0, 20), "no win"),
         Case((20, 20), "wins only"),
         Case((0, 1), "a single prompt, lost"),
@@ -264,8 +265,8 @@ def best_cases(seed: int) -> list[Case]:
         Case((d.normal(8, scale=2.0) - 10, 2), "negative rewards"),
         Case((torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0]), 2), "rewards of 0 and 1"),
         Case((d.normal(1), 1), "a single reward"),
-        Case((d.normal(400, scale=2.0), 16), "400 rewards", 1e-4, 1e-4),
-        Case((d.normal(3000, scale=2.0), 1000), "the best of 1000 of 3000", 1e-4, 1e-4),
+        Case((d.normal(120, scale=2.0), 16), "120 rewards", 1e-3, 1e-3),
+        Case((d.normal(1200, scale=2.0), 400), "the best of 400 of 1,200", 1e-2, 1e-2),
     ]
 
 
@@ -383,6 +384,16 @@ def pass_by_floats(n, c, k):
     return 1.0 - math.gamma(n - c + 1) / math.gamma(n - c - k + 1) * math.gamma(n - k + 1) / math.gamma(n + 1)
 
 
+def pass_by_lgamma_alone(n, c, k):
+    fails = math.lgamma(n - c + 1) - math.lgamma(n - c - k + 1) - math.lgamma(n + 1) + math.lgamma(n - k + 1)
+    return 1 - math.exp(fails)
+
+
+def pass_by_zero_factor(n, c, k):
+    # where fewer are wrong than there are tries, one of the factors is 0: no special case is needed
+    return 1 - math.prod(1 - k / i for i in range(n - c + 1, n + 1))
+
+
 def pass_by_comb(n, c, k):
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
@@ -414,7 +425,7 @@ PASS = Exercise(
     points=2,
     cases=pass_cases,
     result="float",
-    variants=(pass_by_comb, pass_by_lgamma, pass_by_numpy, pass_by_tries),
+    variants=(pass_by_comb, pass_by_lgamma, pass_by_numpy, pass_by_tries, pass_by_zero_factor),
     mistakes=(
         Mistake("with-replacement", lambda n, c, k: 1 - (1 - c / n) ** k, "The samples are drawn with replacement, which makes the estimate too small.", "Can the same sample be two of the k?"),
         Mistake("share-right", lambda n, c, k: c / n, "It is the share of right samples, whatever k is.", "Does it help to have more tries?"),
@@ -425,7 +436,7 @@ PASS = Exercise(
         Mistake("any-right", lambda n, c, k: float(c > 0), "It says whether any sample is right.", "What if k is smaller than n?"),
         Mistake("first-factor-missing", lambda n, c, k: 1 - math.prod(1 - k / i for i in range(n - c + 2, n + 1)) if n - c >= k else 1.0, "A factor of the product is missing.", "How many factors does the product have: c, or c − 1?"),
         Mistake("one-factor-too-many", lambda n, c, k: 1 - math.prod(1 - k / i for i in range(max(n - c, k), n + 1)) if n - c >= k else 1.0, "The product has one factor too many.", "How many factors does the product have?"),
-        Mistake("wrong-when-few-are-wrong", lambda n, c, k: 1 - math.prod(1 - k / i for i in range(n - c + 1, n + 1)), "Where fewer samples are wrong than there are tries, the product has negative factors.", "8 of 10 are right, and you have 3 tries. Can all three fail?"),
+        Mistake("log-gamma-below-zero", pass_by_lgamma_alone, "Where fewer samples are wrong than there are tries, log-gamma is asked at 0 or below, where it has no value.", "8 of 10 are right, and you have 3 tries. Can all three fail?"),
         Mistake("one-too-early", lambda n, c, k: 1.0 if n - c <= k else pass_by_comb(n, c, k), "It says 1 where there are just as many wrong samples as tries.", "3 of 10 are wrong, and you have 3 tries. Can all three fail?"),
         Mistake("overflows", lambda n, c, k: 1.0 if n - c < k else pass_by_floats(n, c, k), "The factorials are too large for a float.", "How large is 10,000 factorial?"),
         Mistake("n-minus-c-over-n", lambda n, c, k: 1 - (n - c) / n**k, "Only one factor has a numerator.", "How likely is it that the first try fails? And the second, after that?"),

@@ -266,13 +266,14 @@ def grpo_cases(seed: int) -> list[Case]:
         cases.append(
             Case((*numbers, d.away_from_zero(len(kind.mask)), kind.mask, clip, d.number(0.1, 0.6)), kind.label)
         )
+    narrow = torch.cat([d.ragged(3, 4), torch.zeros(3, 2, dtype=torch.bool)], dim=1)
+    numbers = grpo_numbers(d, narrow, 0.2)
+    cases.append(Case((*numbers, d.away_from_zero(3), narrow, 0.2, 0.3), "columns in which no response has a token"))
     full, clip = torch.ones(2, 4, dtype=torch.bool), d.number(0.12, 0.35)
     old, rare = -d.uniform(0.5, 3, 2, 4), -d.uniform(150, 200, 2, 4)
     above = math.log1p(clip) + d.uniform(0.2, 0.6, 2, 4)
     inside = d.signs(2, 4) * 0.5 * math.log1p(clip)
     size = d.uniform(0.4, 1.5, 2)
-    short = d.ragged(3, 4)
-    short = torch.cat([short, torch.zeros(3, 2, dtype=torch.bool)], dim=1)
     for sign, name in ((1, "positive"), (-1, "negative")):
         cases.append(
             Case((old + above, old, old, sign * size, full, clip, 0.0), f"ratios above 1 + ε, {name} advantages, no KL")
@@ -286,12 +287,6 @@ def grpo_cases(seed: int) -> list[Case]:
             (old + inside, old, old + inside - above, torch.zeros(2), full, clip, 0.7), "advantages of 0: the KL alone"
         ),
         Case((old.clone(), old, old - above, size, full, clip, 0.3), "a policy that has not moved yet"),
-        Case(
-            (old.clone(), old, old + tiny, torch.zeros(2), full, clip, 1000.0),
-            "a reference that differs by 0.0001",
-            5e-3,
-            1e-8,
-        ),
         Case((old.clone(), old, old.clone(), size, full, clip, 0.3), "policy, old policy and reference all the same"),
         Case(
             (rare + inside, rare, rare + inside + d.away_from_zero(2, 4), size, full, clip, 0.2),

@@ -64,14 +64,14 @@ class LessonReport:
 
 
 class Grader:
-    """Grades the exercises of one lesson in one submission."""
+    """Grades the exercises of one lesson in one submission, which is read from a path unless it has been read already."""
 
-    def __init__(self, lesson: str, path: Path, worker: Worker | None = None, seed: int = SEED):
-        self.lesson, self.path, self.seed = lesson, Path(path), seed
+    def __init__(self, lesson: str, path: Path | Submission, worker: Worker | None = None, seed: int = SEED):
+        self.lesson, self.seed = lesson, seed
         self.worker = worker or Worker()
         self.problem: str | None = None
         try:
-            self.submission = read_submission(self.path, lesson)
+            self.submission = path if isinstance(path, Submission) else read_submission(Path(path), lesson)
         except SubmissionError as error:
             self.problem, self.submission = str(error), Submission([])
 

@@ -35,6 +35,7 @@ CONFIGS = {
     "demo": DemoConfig,
 }
 
+LESSONS = ("progress", "watch", "class")
 TRAINING = ("sft", "reward", "ppo", "dpo", "grpo")
 
 USAGE = """usage: rlhf COMMAND [OPTIONS]
@@ -49,6 +50,7 @@ commands:
   demo       the whole chain, and a report to look at
   progress   your state in the lessons
   watch      grade a lesson again on each save
+  class      grade a class and report on it, with nbgrader (for teachers)
 
 `rlhf COMMAND --help` prints the options with their meaning; `--config FILE.yaml` reads them from a file."""
 
@@ -135,7 +137,11 @@ def report(folder: Path) -> None:
 
 
 def lesson_command(command: str, arguments: list[str]) -> int:
-    """`progress` and `watch` belong to the grader, which has its own package."""
+    """`progress`, `watch` and `class` belong to the grader, which has its own package."""
+    if command == "class":
+        from autograder.classroom.cli import main as class_main
+
+        return class_main(arguments)
     from autograder import progress
 
     if command == "progress":
@@ -155,11 +161,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(USAGE)
         return 0
     command, *rest = arguments
-    if command in ("progress", "watch"):
+    if command in LESSONS:
         return lesson_command(command, rest)
     if command not in CONFIGS:
         print(
-            f"rlhf: there is no command {command!r}; there are {', '.join([*CONFIGS, 'progress', 'watch'])}",
+            f"rlhf: there is no command {command!r}; there are {', '.join([*CONFIGS, *LESSONS])}",
             file=sys.stderr,
         )
         return 2

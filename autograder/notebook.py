@@ -18,11 +18,11 @@ from autograder.grade import Verdict, grade_function
 from autograder.report import as_html, example_lines, headline
 
 SECONDS = 20
-RAISE = "RLHF_CHECK_RAISES"  # set where a cell's exception decides on its points, as under nbgrader's own executor
+RAISE = "NBGRADER_EXECUTION"  # nbgrader sets it where it runs notebooks itself: a cell's exception then decides on its points
 
 
 class CheckFailed(AssertionError):
-    """The function is wrong; raised only where `RLHF_CHECK_RAISES` is set."""
+    """The function is wrong; raised only where nbgrader runs the notebook."""
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the reason alone."""

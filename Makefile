@@ -6,7 +6,7 @@ TRL := 1.16.0
 TRL_PPO := 1.12.0
 DEMO_OUTPUT ?= runs/demo
 
-.PHONY: demo test bench lint pocket data clean
+.PHONY: demo test bench bench-class lint pocket data clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rlhf demo --output $(DEMO_OUTPUT)
@@ -18,6 +18,9 @@ test: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/bench_ppo.py
+
+bench-class: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/bench_class.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

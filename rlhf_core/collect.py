@@ -171,7 +171,7 @@ class Collector:
         prompt_ids = encoded["input_ids"][rows].to(self.run.device)
         prompt_mask = encoded["attention_mask"][rows].bool().to(self.run.device)
         tokens = self.write(prompt_ids, prompt_mask, len(prompts), rows, generator_for(config.seed, step))
-        responses = Responses.join(prompt_ids, prompt_mask, tokens, self.tokenizer.eos_token_id)
+        responses = Responses.join(prompt_ids, prompt_mask, tokens, self.tokenizer.eos_token_id, f.response_mask)
         texts, ended = self.read(responses)
         scores = f.score_responses(self.reward_fn, prompts[rows], texts, ended, config.missing_eos_penalty)
         with frozen(self.plain_policy):

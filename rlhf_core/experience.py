@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -32,11 +33,12 @@ class Responses:
         prompt_mask: Bool[Tensor, "batch p"],
         new: Int[Tensor, "batch t"],
         eos_id: int,
+        mask_fn: Callable[[Tensor, Tensor, int], Tensor] = response_mask,
     ) -> Responses:
-        """From left-padded prompts and the tokens sampled after them."""
+        """From left-padded prompts and the tokens sampled after them; `mask_fn` is `response_mask` or one's own."""
         tokens = torch.cat([prompts, new], dim=1)
         lengths = torch.full((len(tokens),), prompts.shape[1], device=tokens.device)
-        mask = response_mask(tokens, lengths, eos_id)[:, prompts.shape[1] :]
+        mask = mask_fn(tokens, lengths, eos_id)[:, prompts.shape[1] :]
         return cls(tokens, torch.cat([prompt_mask, mask], dim=1), mask)
 
     @classmethod

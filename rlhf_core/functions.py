@@ -7,107 +7,112 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
 import torch
+from torch import Tensor
 
-from rlhf_core.experience import Experience, PolicyOutput
-from rlhf_core.loop import REFERENCE, UpdateConfig
+from rlhf_core.examples import CALLS, TRAINED, WATCHED
+from rlhf_core.loop import REFERENCE
+from rlhf_core.preferences import collate_pairs
+from rlhf_core.reward import pairwise_accuracy, pairwise_loss, sequence_scores
 
-
-def _tokens() -> dict[str, torch.Tensor]:
-    """A small batch: two rows of different length, garbage where the mask is False."""
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
-    names = ("logprobs", "old", "ref", "values", "old_values", "advantages", "returns", "rewards")
-    numbers = {name: torch.randn(2, 5, generator=generator).masked_fill(~mask, 1e4) for name in names}
-    logits = torch.randn(2, 6, 7, generator=generator)
-    return {**numbers, "mask": mask, "logits": logits, "ids": torch.randint(7, (2, 6), generator=generator)}
-
-
-class _TinyPolicy(torch.nn.Module):
-    """A policy of one table, with the interface that `ppo_update` uses."""
-
-    def __init__(self):
-        super().__init__()
-        self.table = torch.nn.Parameter(torch.zeros(7))
-
-    def forward(self, batch: Experience) -> PolicyOutput:
-        logprobs = torch.log_softmax(self.table, -1)[batch.tokens[:, -batch.mask.shape[1] :]]
-        return PolicyOutput(logprobs, logprobs.detach().abs(), logprobs * 0 + self.table.sum())
+# what `train_reward` is built of, as `REFERENCE` is what `train` is built of
+REWARD_REFERENCE = SimpleNamespace(
+    collate_pairs=collate_pairs,
+    sequence_scores=sequence_scores,
+    pairwise_loss=pairwise_loss,
+    pairwise_accuracy=pairwise_accuracy,
+)
+ALL = {**vars(REFERENCE), **vars(REWARD_REFERENCE)}
 
 
-def _update(update: Callable) -> torch.Tensor:
-    """Where the weights are after a tiny update: one step, so that the order of the rows does not matter."""
-    x, policy = _tokens(), _TinyPolicy()
-    attention = torch.cat([torch.ones(2, 1, dtype=torch.bool), x["mask"]], dim=1)
-    old = torch.full((2, 5), -torch.tensor(7.0).log().item())
-    experience = Experience(x["ids"], attention, x["mask"], old, old * 0, x["advantages"], x["returns"])
-    config = UpdateConfig(epochs=1, minibatch_size=2, generator=torch.Generator().manual_seed(0))
-    update(policy, torch.optim.SGD(policy.parameters(), lr=0.1), experience, config)
-    return policy.table.detach()
+class SideEffect(Exception):
+    """A function changed what it was given."""
 
 
-def _write(sample: Callable) -> torch.Tensor:
-    """A greedy sample of a fixed chain of tokens."""
-    table = torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
-    return sample(lambda tokens: table[tokens[:, -1]], torch.tensor([[1], [2]]), 4, 0.0, 0, 4, None)
+def kind(value: object) -> str:
+    """What a result is, so that a list is not taken for a tensor."""
+    if not isinstance(value, Tensor):
+        return "number"
+    return "float" if value.is_floating_point() else str(value.dtype)
 
 
-def _epochs(minibatches: Callable) -> torch.Tensor:
-    """Every row once in each epoch."""
-    rows = torch.cat(list(minibatches(6, 4, 2, torch.Generator().manual_seed(0))))
-    return rows.reshape(2, 6).sort(dim=1).values
+def described(results: list[Tensor | float]) -> list[tuple[str, Tensor]]:
+    """Each result with its kind, as float64."""
+    return [
+        (kind(r), r.detach().double() if isinstance(r, Tensor) else torch.tensor(float(r)).double()) for r in results
+    ]
 
 
-# name → what a function makes of a small example; it is compared with what the reference makes of it
-PROBES: dict[str, Callable[[Callable, dict], object]] = {
-    "token_logprobs": lambda f, x: f(x["logits"], x["ids"], 0.7),
-    "response_mask": lambda f, x: f(torch.tensor([[5, 0, 3, 0, 0]]), torch.tensor([2]), 0),
-    "masked_mean": lambda f, x: f(x["values"], x["mask"]),
-    "token_entropy": lambda f, x: f(x["logits"]),
-    "shaped_rewards": lambda f, x: f(torch.tensor([1.0, -9.0]), x["logprobs"], x["ref"], x["mask"], 0.3, 5.0),
-    "gae": lambda f, x: f(x["rewards"], x["values"], x["mask"], 0.9, 0.8),
-    "masked_whiten": lambda f, x: f(x["values"], x["mask"], False),
-    "clipped_policy_loss": lambda f, x: f(x["logprobs"], x["old"], x["advantages"], x["mask"], 0.2),
-    "clip_fraction": lambda f, x: f(x["logprobs"], x["old"], x["advantages"], x["mask"], 0.2),
-    "approx_kl": lambda f, x: f(x["logprobs"], x["old"], x["mask"]),
-    "clipped_value_loss": lambda f, x: f(x["values"], x["old_values"], x["returns"], x["mask"], 0.2),
-    "ppo_loss": lambda f, x: f(x["values"][0, 0], x["values"][0, 1], x["values"][0, 2], 0.5, 0.1),
-    "sample_responses": lambda f, x: _write(f),
-    "minibatch_indices": lambda f, x: _epochs(f),
-    "adaptive_kl_coef": lambda f, x: f(0.2, 3.0, 6.0, 64, 1000.0),
-    "score_responses": lambda f, x: f(
-        lambda p, r: [1.0, 2.0], ["a", "b"], ["c", "d"], torch.tensor([True, False]), 0.5
-    ),
-    "ppo_update": lambda f, x: _update(f),
-}
+def called(function: Callable, args: tuple, trained: set[int] | None) -> list[tuple[str, Tensor]]:
+    """The results of one call; where something is trained, also the gradient that reaches each argument."""
+    given = [a.clone() if isinstance(a, Tensor) else a for a in args]
+    leaves = [a.requires_grad_() if trained and isinstance(a, Tensor) and a.is_floating_point() else a for a in given]
+    passed = [a.clone() if isinstance(a, Tensor) and a.requires_grad else a for a in leaves]
+    result = function(*passed)
+    for before, after in zip(args, passed, strict=True):
+        if isinstance(before, Tensor) and not torch.equal(before.nan_to_num(0.123), after.detach().nan_to_num(0.123)):
+            raise SideEffect
+    if isinstance(result, dict):
+        result = tuple(result[key] for key in sorted(result))
+    results = list(result) if isinstance(result, tuple) else [result]
+    found = described(results)
+    if trained:
+        sources = [a for a in leaves if isinstance(a, Tensor) and a.requires_grad]
+        cotangents = torch.linspace(1, 2, max(1, results[0].numel())).reshape(results[0].shape)
+        grads = torch.autograd.grad((results[0].float() * cotangents).sum(), sources, allow_unused=True)
+        found += [("gradient", torch.zeros(()).double() if g is None else g.double()) for g in grads]
+    return found
 
 
-def _numbers(result: object) -> list[torch.Tensor]:
-    """A result as a list of float64 tensors."""
-    parts = result if isinstance(result, tuple) else (result,)
-    return [torch.as_tensor(part).detach().double() for part in parts]
+def observed(name: str, function: Callable) -> list[tuple[str, Tensor]]:
+    """What a function makes of all examples for its name."""
+    if name in WATCHED:
+        return described(WATCHED[name](function))
+    return [one for args in CALLS[name] for one in called(function, args, TRAINED.get(name))]
+
+
+def same(one: tuple[str, Tensor], other: tuple[str, Tensor]) -> bool:
+    """Whether two results agree; no gradient is the same as zeros."""
+    if one[0] == other[0] == "gradient":
+        return torch.allclose(*torch.broadcast_tensors(one[1], other[1]), rtol=1e-3, atol=1e-5)
+    agree = {one[0], other[0]} <= {"number", "float"} if one[1].dim() == 0 else one[0] == other[0]
+    return agree and one[1].shape == other[1].shape and torch.allclose(one[1], other[1], rtol=1e-3, atol=1e-5)
 
 
 def disagreement(name: str, function: Callable) -> str | None:
-    """Why a function may not stand in for the reference of that name, in one sentence; None if it may."""
-    expected = _numbers(PROBES[name](getattr(REFERENCE, name), _tokens()))
+    """Why a function may not stand in for the reference of that name, in words; None if it may."""
+    expected = observed(name, ALL[name])
     try:
-        got = _numbers(PROBES[name](function, _tokens()))
+        got = observed(name, function)
+    except SideEffect:
+        return "it changes its arguments"
+    except NotImplementedError:
+        return "it is not written yet"
     except Exception as error:  # a learner's function may raise anything
         return f"it raises {type(error).__name__}: {error}"
-    if [g.shape for g in got] != [e.shape for e in expected]:
-        return "its result has another shape"
-    if not all(torch.allclose(g, e, rtol=1e-4, atol=1e-5) for g, e in zip(got, expected, strict=True)):
-        return "its numbers differ from the reference on a small example"
+    if len(got) != len(expected):
+        return "it does not return what the reference returns"
+    for one, other in zip(got, expected, strict=True):
+        if not same(one, other):
+            what = "its gradient differs" if one[0] == "gradient" else "its result differs"
+            return f"{what} from the reference's on a small example"
     return None
 
 
-def choose_functions(given: Mapping[str, Callable] | None) -> SimpleNamespace:
+def choose_functions(
+    given: Mapping[str, Callable | None] | None, reference: SimpleNamespace = REFERENCE
+) -> SimpleNamespace:
     """The building blocks to train with: those given where they agree with the reference, the reference elsewhere.
 
+    A warning names each block that was given and is not used, before anything is trained.
+
+    Args:
+        given: functions by name; None stands for one that is missing.
+        reference: the blocks that there are.
+
     Raises:
-        ValueError: a name is none of the loop's building blocks.
+        ValueError: a name is none of them.
     """
-    chosen = dict(vars(REFERENCE))
+    chosen = dict(vars(reference))
     for name, function in (given or {}).items():
         if name not in chosen:
             raise ValueError(f"functions: there is no building block {name!r}; there are {', '.join(chosen)}")

@@ -188,7 +188,7 @@ def train(
     Args:
         config: see `PPOConfig`.
         functions: building blocks by name (those of `REFERENCE`) to train with, such as a learner's own `gae`. One that
-            is missing or does not agree with the reference on a small example is replaced by it, with a warning.
+            is missing or does not agree with the reference on small examples is replaced by it, with a warning.
         reward_fn: scores `(prompts, responses)`, in place of `config.reward_model`.
         on_step: called with the step and its metrics, for live plots.
         quiet: no progress bar.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -232,9 +233,17 @@ class CachedNextLogits:
 class RewardModel(nn.Module):
     """A sequence classifier with one label, read as a reward: the score of prompt + response + EOS at its last token."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int = 256):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_tokens: int = 256,
+        scores_fn: Callable[..., Tensor] = sequence_scores,
+    ):
         super().__init__()
         self.model = model
+        self.scores_fn = scores_fn
+        self.register_buffer("no_bias", torch.zeros((), device=model.device), persistent=False)
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.bfloat16 = False
@@ -246,7 +255,7 @@ class RewardModel(nn.Module):
                 input_ids=tokens, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False
             ).last_hidden_state
         # at least float32: in bfloat16 close scores tie
-        return sequence_scores(hidden.float(), self.model.score.weight[0].float(), 0.0, mask)
+        return self.scores_fn(hidden.float(), self.model.score.weight[0].float(), self.no_bias, mask)
 
     def encode(self, prompts: list[str], responses: list[str]) -> list[list[int]]:
         """Token ids of each prompt + response + EOS, of at most `max_tokens`; the beginning is cut where it is longer."""

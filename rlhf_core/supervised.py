@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from rlhf_core.data.preference_data import load_preferences
 from rlhf_core.data.ratings import PROMPT, rating_pairs, rating_rankings, scramble
 from rlhf_core.dpo import dpo_loss, implicit_rewards, ipo_loss, sequence_logprobs
 from rlhf_core.experience import Responses
+from rlhf_core.functions import REWARD_REFERENCE, choose_functions
 from rlhf_core.loop import shares
 from rlhf_core.machine import faster_precision
 from rlhf_core.models import Policy, RewardModel, frozen, load_causal_lm, load_classifier, load_tokenizer
 from rlhf_core.policy import masked_mean
-from rlhf_core.preferences import collate_pairs
-from rlhf_core.reward import pairwise_accuracy, pairwise_loss
+from rlhf_core.reward import pairwise_accuracy
 from rlhf_core.run import Run, generator_for
 
 
@@ -182,8 +182,16 @@ def train_sft(config: SFTConfig, quiet: bool = False) -> Path:
     return fit(run, config, policy, len(data), share_of, lambda i: lengths[i].sum().item(), save, lengths)
 
 
-def train_reward(config: RewardConfig, quiet: bool = False) -> Path:
+def train_reward(
+    config: RewardConfig, functions: Mapping[str, Callable | None] | None = None, quiet: bool = False
+) -> Path:
     """A reward model: the trunk of a language model with a scalar head, on preference pairs.
+
+    Args:
+        config: see `RewardConfig`.
+        functions: building blocks by name (those of `REWARD_REFERENCE`) to train with. One that is missing or does not
+            agree with the reference on small examples is replaced by it, with a warning.
+        quiet: no progress bar.
 
     Returns:
         The folder of the trained model, an `AutoModelForSequenceClassification` checkpoint with one label.
@@ -194,17 +202,18 @@ def train_reward(config: RewardConfig, quiet: bool = False) -> Path:
     Source: Ouyang et al. 2022 (arXiv 2203.02155), equation 1.
     """
     config.check()
+    f = choose_functions(functions, REWARD_REFERENCE)
     run = Run(config, quiet)
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(config.model)
     start = str(run.checkpoint) if run.resumed else config.model
-    model = RewardModel(load_classifier(start, tokenizer, run.device), tokenizer, config.max_tokens)
+    model = RewardModel(load_classifier(start, tokenizer, run.device), tokenizer, config.max_tokens, f.sequence_scores)
     rankings = load_rankings(config, model)
 
     def scores_of(module: nn.Module, chosen: list[Ranking], generator: torch.Generator) -> Tensor:
         texts = [drop_tokens(text, config.word_dropout, generator) for r in chosen for text in r.texts]
         # both sides of collate_pairs at once: one width, masks from lengths
-        batch = collate_pairs(texts, texts[:1] * len(texts), tokenizer.pad_token_id)
+        batch = f.collate_pairs(texts, texts[:1] * len(texts), tokenizer.pad_token_id)
         return module(batch["chosen_ids"].to(run.device), batch["chosen_mask"].to(run.device))
 
     def share_of(module: nn.Module, indices: Tensor) -> Share:
@@ -213,8 +222,8 @@ def train_reward(config: RewardConfig, quiet: bool = False) -> Path:
         firsts = torch.tensor([0, *[len(r.texts) for r in part]]).cumsum(0)
         pairs = torch.cat([r.pairs + first for r, first in zip(part, firsts.tolist(), strict=False)]).to(run.device)
         better, worse = scores[pairs[:, 0]], scores[pairs[:, 1]]
-        loss = pairwise_loss(better, worse, config.margin, config.centering)
-        accuracy = pairwise_accuracy(better.detach(), worse.detach())
+        loss = f.pairwise_loss(better, worse, config.margin, config.centering)
+        accuracy = f.pairwise_accuracy(better.detach(), worse.detach())
         return Share(loss, {"accuracy": accuracy, "score": scores.mean().item()}, len(pairs))
 
     def timed_step(bfloat16: bool) -> None:

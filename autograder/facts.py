@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from autograder import tiny_update
-from autograder.probes import next_token_logits, subset
+from autograder.probes import subset
+from autograder.sampling import sample_facts  # noqa: F401
 
 Values = dict[str, Tensor]
 
@@ -100,84 +101,6 @@ def score_facts(args: tuple, values: Values) -> Values:
         "what reward_fn returned is left unchanged": values["kept"],
         "calls": values["calls"],
     }
-
-
-def first_end(tokens: Tensor, eos_id: int) -> Tensor:
-    """Column of each row's first EOS; the width where there is none."""
-    columns = torch.arange(tokens.shape[1]).expand_as(tokens)
-    return columns.masked_fill(tokens != eos_id, tokens.shape[1]).amin(dim=1)
-
-
-def chi_square(counts: Tensor, expected: Tensor) -> float:
-    """How far counts are from what is expected: below 1 whatever the luck, far above it for another distribution."""
-    likely = expected > 4
-    if bool((counts[expected == 0] > 0).any()):
-        return 1e6
-    degrees = max(int(likely.sum()) - 1, 1)
-    statistic = ((counts - expected)[likely].square() / expected[likely]).sum().item()
-    return statistic / (degrees + 10 * (2 * degrees) ** 0.5)
-
-
-def sample_facts(args: tuple, values: Values) -> Values:
-    """What must hold of sampled responses; greedy ones are compared number by number."""
-    model, prompts, max_new_tokens, temperature, eos_id, pad_id, seed = args
-    tokens, fed = values["tokens"].long(), values["fed"].long()
-    rows, width, start = len(prompts), tokens.shape[1], prompts.shape[1]
-    end = first_end(tokens, eos_id)
-    behind = torch.arange(width) > end[:, None]
-    needed = min(int(end.max()) + 1, max_new_tokens) if width else 0
-    seen = torch.cat([prompts, tokens], dim=1)
-    steps = range(min(needed, len(fed)))
-    fed_right = len(fed) >= needed and all(
-        torch.equal(fed[k, :, : start + k], seen[:, : start + k]) and bool((fed[k, :, start + k :] == -1).all())
-        for k in steps
-    )
-    random = rows >= 100 and bool((prompts == prompts[0]).all())
-    facts = {
-        "there is one row of tokens for each prompt": yes(len(tokens) == rows and width >= 1),
-        "the result holds the response only, without the prompt": yes(width <= max_new_tokens),
-        "only pads follow a row's EOS": yes((tokens[behind] == pad_id).all()),
-        "it stops as soon as every row has ended, and not before": yes(width == needed and len(fed) <= needed + 1),
-        "next_logits gets everything so far, and finished rows are fed with pad_id": yes(fed_right),
-        "the same generator in the same state gives the same tokens": yes(torch.equal(tokens, values["again"].long())),
-        "the prompts stay as they are": yes(torch.equal(values["prompts"].long(), prompts)),
-    }
-    if seed is None:
-        facts["without a generator, torch's default generator decides"] = values["default_moves"]
-    else:
-        facts["with a generator of its own, torch's default generator stays where it is"] = 1 - values["default_moves"]
-    if temperature == 0:
-        return {**facts, "tokens": tokens.double(), "calls": yes(1) * len(fed)}
-    if random:
-        fits = {name: distance(args, tokens, t) < 1 for name, t in followed(temperature).items()}
-        facts["another seed gives other tokens"] = yes(not torch.equal(tokens, values["other"].long()))
-        facts["tokens come as often as softmax(logits / temperature) says"] = yes(fits.pop("right"))
-        facts |= {f"followed {name}": yes(fit) for name, fit in fits.items()}
-    elif model[2] > 1e3:  # so sharp that only one token is possible
-        facts["tokens"] = tokens.double()
-    return facts
-
-
-def followed(temperature: float) -> dict[str, float]:
-    """Temperatures that a sampler may have used, rightly or not."""
-    others = {"none": 1.0, "inverse": 1 / temperature, "flat": 1e6, "greedy": 1e-6}
-    return {"right": temperature, **others}
-
-
-def distance(args: tuple, tokens: Tensor, temperature: float) -> float:
-    """How far the first two tokens of equal prompts are from a temperature's distribution, see `chi_square`."""
-    vocab, prompts, pad_id, eos_id = args[0][1], args[1], args[5], args[4]
-    first = torch.softmax(next_token_logits(*args[0], prompts[:1]).double() / temperature, dim=-1)[0]
-    longer = torch.cat([prompts[:1].expand(vocab, -1), torch.arange(vocab)[:, None]], dim=1)
-    second = torch.softmax(next_token_logits(*args[0], longer).double() / temperature, dim=-1)
-    second[eos_id] = 0
-    second[eos_id, pad_id] = 1
-    pairs = torch.cat([tokens, torch.full((len(tokens), 1), pad_id)], dim=1)[:, :2].clamp(0, vocab - 1)
-    counts = torch.bincount(pairs[:, 0] * vocab + pairs[:, 1], minlength=vocab**2).double()
-    expected = len(tokens) * (first[:, None] * second).flatten()
-    if tokens.shape[1] == 1:
-        counts, expected = torch.bincount(pairs[:, 0], minlength=vocab).double(), len(tokens) * first
-    return chi_square(counts, expected)
 
 
 def update_facts(args: tuple, values: Values) -> Values:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,14 +12,23 @@ import torch
 from torch import Tensor
 
 MAX_ELEMENTS = 1_000_000
+MAX_PARTS = 30
+UNUSUAL = 718_281_828
 LEARNER = "learner: "  # begins the file name of code that is the learner's own
 
 # taken before anybody's code runs, so that replacing torch's functions does not reach the grader
 _equal, _grad, _clone, _detach = torch.equal, torch.autograd.grad, Tensor.clone, Tensor.detach
+_mul, _sum, _stack = torch.mul, torch.sum, torch.stack
+_len_torch_function_stack = torch._C._len_torch_function_stack
+_pop_torch_function_stack = torch._C._pop_torch_function_stack
 
 
 class ReferenceUsed(BaseException):
     """The learner's code called or read the reference implementation of the exercise itself."""
+
+
+class Stop(BaseException):
+    """Whoever watches has seen enough, for the time is up. No Exception, so that learners' code seldom swallows it."""
 
 
 @dataclass
@@ -49,7 +57,14 @@ class Observation:
     reference_used: bool = False
 
 
-def observe(function: Callable, args: tuple, probe: Callable, parts: tuple[str, ...], gradients: bool) -> Observation:
+def observe(
+    function: Callable,
+    args: tuple,
+    probe: Callable,
+    parts: tuple[str, ...],
+    gradients: bool,
+    interruptible: bool = True,
+) -> Observation:
     """Call a function once.
 
     Args:
@@ -58,6 +73,7 @@ def observe(function: Callable, args: tuple, probe: Callable, parts: tuple[str, 
         probe: how to call it, see `autograder.probes`.
         parts: names of several results.
         gradients: also pull a fixed cotangent back through the results.
+        interruptible: a KeyboardInterrupt comes from a keyboard, and ends all.
     """
     reset()
     leaves = fresh(args, gradients)
@@ -67,7 +83,10 @@ def observe(function: Callable, args: tuple, probe: Callable, parts: tuple[str, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            results = named(probe(function, *given), parts)
+            result = probe(function, *given)
+            seen.state = changes(before, global_state())
+            reset()  # what follows must not depend on what the function left behind
+            results = named(result, parts)
             for name, one in results.items():
                 record(seen, name, one)
             if gradients:
@@ -77,15 +96,16 @@ def observe(function: Callable, args: tuple, probe: Callable, parts: tuple[str, 
             seen.error, seen.where = describe(error), own_line(error)
         except ReferenceUsed:
             seen.reference_used = True
-        except KeyboardInterrupt:
+        except Stop:
             raise
         except BaseException as error:  # a learner's function may raise anything
+            if interruptible and isinstance(error, KeyboardInterrupt):
+                raise
             seen.error, seen.where = describe(error), own_line(error)
-    after = global_state()
-    seen.state = [name for name in before if before[name] != after[name]]
+    seen.state = seen.state or changes(before, global_state())
+    reset()
     if not seen.error:
         seen.changed = [i for i, (a, b) in enumerate(zip(given, args, strict=True)) if not unchanged(a, b)]
-    reset()
     return seen
 
 
@@ -108,10 +128,20 @@ def copy_of(argument: object) -> object:
 
 def reset() -> None:
     """The same global state before every call, whatever a notebook has set."""
+    if torch.get_default_device().type != "cpu":
+        torch.set_default_device(None)
+    while _len_torch_function_stack():
+        _pop_torch_function_stack()
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
-    torch.default_generator.manual_seed(0)  # torch.manual_seed also formats a traceback, which takes half a millisecond
-    random.seed(0)
+    torch.set_autocast_enabled("cpu", False)
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
+    # a seed that nobody sets, so that setting one is seen
+    torch.default_generator.manual_seed(
+        UNUSUAL
+    )  # torch.manual_seed also formats a traceback, which takes half a millisecond
+    random.seed(UNUSUAL)
 
 
 def global_state() -> dict[str, object]:
@@ -121,6 +151,11 @@ def global_state() -> dict[str, object]:
         "Python's random generator": random.getstate(),
         "the default dtype": torch.get_default_dtype(),
         "the grad mode": torch.is_grad_enabled(),
+        "the default device": torch.get_default_device(),
+        "the number of threads": torch.get_num_threads(),
+        "whether torch is deterministic": torch.are_deterministic_algorithms_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "how torch's functions work": _len_torch_function_stack(),
     }
     numpy = sys.modules.get("numpy")
     if numpy is not None:
@@ -128,12 +163,20 @@ def global_state() -> dict[str, object]:
     return state
 
 
+def changes(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    """What is not as it was; a library imported meanwhile has no before."""
+    return [name for name in before if before[name] != after.get(name)]
+
+
 def named(result: object, parts: tuple[str, ...]) -> dict[str, object]:
     """The results by name; something of another form under the name "result"."""
-    if isinstance(result, dict) and (not parts or set(parts) <= set(result)):
-        return {str(name): result[name] for name in parts or result}
-    if parts and isinstance(result, (tuple, list)) and len(result) == len(parts):
-        return dict(zip(parts, result, strict=True))
+    kind = type(result)
+    if issubclass(kind, dict) and len(result) <= MAX_PARTS:
+        items = dict(dict.items(result))
+        if not parts or set(parts) <= set(items):
+            return {str(name): items[name] for name in parts or items}
+    if parts and issubclass(kind, (tuple, list)) and len(result) == len(parts):
+        return dict(zip(parts, tuple(result), strict=True))
     return {"result": result}
 
 
@@ -182,7 +225,9 @@ def pull_back(results: list, args: list) -> list[Tensor | None]:
     leaves = [a for a in args if type(a) is Tensor and a.requires_grad]
     if not outputs:
         return [None] * len(args)
-    found = iter(_grad(outputs, leaves, [weights_for(o) for o in outputs], allow_unused=True))
+    # one number to pull back from: given several cotangents, torch.autograd.grad imports sympy first, which takes 0.4 s
+    weighted = _stack([_sum(_mul(o, weights_for(o))).to(torch.float64) for o in outputs])
+    found = iter(_grad(_sum(weighted), leaves, allow_unused=True))
     by_id = {id(a): g for a, g in zip(leaves, found, strict=True)}
     grads = [by_id.get(id(a)) for a in args]
     return [None if g is None else _detach(g).to(torch.float64) for g in grads]
@@ -208,23 +253,25 @@ def unchanged(after: object, before: object) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Type and first line of the message."""
+    """Type and first line of the message. A subclass of ValueError is one."""
+    name = "ValueError" if isinstance(error, ValueError) else type(error).__name__[:60]
     try:
-        lines = str(error).strip().splitlines()
-    except BaseException:  # an exception whose __str__ raises
-        lines = []
-    text = lines[0][:160] if lines else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        text = str(error)[:2000].strip().splitlines()[0][:160]
+    except BaseException as trouble:  # no message, or an exception whose __str__ raises
+        if isinstance(trouble, Stop):
+            raise
+        text = ""
+    return f"{name}: {text}" if text else name
 
 
 def own_line(error: BaseException) -> str | None:
-    """The learner's own line that raised: "cell 3, line 4"."""
-    own = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if f.filename.startswith(LEARNER) or "ipykernel" in f.filename
-    ]
-    if not own:
-        return None
-    cell = own[-1].filename.removeprefix(LEARNER) if own[-1].filename.startswith(LEARNER) else "this function's cell"
-    return f"{cell}, line {own[-1].lineno}"
+    """The learner's own line that raised: "cell 3, line 4". No file is opened for it."""
+    found, step = None, error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if file.startswith(LEARNER):
+            found = f"{file.removeprefix(LEARNER)}, line {step.tb_lineno}"
+        elif "ipykernel" in file or file.startswith("<ipython-input"):
+            found = f"this function's cell, line {step.tb_lineno}"
+        step = step.tb_next
+    return found

@@ -13,6 +13,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from autograder.sampling import sample  # noqa: F401
+
 MANY = 10_000  # more minibatches or steps than any case asks for
 
 
@@ -110,76 +112,6 @@ def score(
         "prompts": flag(calls and calls[0][:1] == [prompts]),
         "responses": flag(calls and calls[0][1:] == [responses]),
         "kept": flag(torch.equal(given, kept) if as_tensor else given == kept),
-    }
-
-
-def next_token_logits(seed: int, vocab: int, sharpness: float, prompt_time: int, tokens: Tensor) -> Tensor:
-    """A made-up language model in which every token so far, and its place, has a say.
-
-    With a `prompt_time`, rows end with token 0 after one to four tokens; the first token of the prompt says after how many.
-    """
-    table = torch.randn(vocab, vocab, generator=torch.Generator().manual_seed(seed))
-    weights = 0.6 ** torch.arange(tokens.shape[1]).flip(0)
-    logits = sharpness * (weights[:, None] * table[tokens]).sum(dim=1)
-    if prompt_time:
-        ends = tokens.shape[1] >= prompt_time + tokens[:, 0] % 4
-        logits[:, 0] = torch.where(ends, 1e7, -1e7)
-    return logits
-
-
-def sample(
-    function: Callable,
-    model: list,
-    prompts: Tensor,
-    max_new_tokens: int,
-    temperature: float,
-    eos_id: int,
-    pad_id: int,
-    seed: int | None,
-) -> object:
-    """The sampled tokens and everything that `next_logits` was fed; the same again, and with another seed.
-
-    Args:
-        model: the first arguments of `next_token_logits`.
-        seed: of the generator; None lets torch's default generator decide.
-    """
-    fed: list[Tensor] = []
-
-    def next_logits(tokens: Tensor) -> Tensor:
-        fed.append(tokens.clone())
-        return next_token_logits(*model, tokens)
-
-    def run(this: int | None) -> object:
-        fed.clear()
-        generator = None if this is None else torch.Generator().manual_seed(this)
-        return function(next_logits, given, max_new_tokens, temperature, eos_id, pad_id, generator)
-
-    given, state = prompts.clone(), torch.get_rng_state()
-    other = run(None if seed is None else seed + 1)
-    moved = torch.get_rng_state()
-    if seed is None:
-        torch.set_rng_state(state)
-    again = run(seed)
-    if seed is None:
-        torch.set_rng_state(state)
-    first = run(seed)
-    if seed is None:
-        torch.set_rng_state(state)
-    if not (type(first) is Tensor and first.dtype == torch.int64 and first.dim() == 2):
-        return first
-    rows, width = len(prompts), prompts.shape[1] + max_new_tokens
-    inputs = torch.full((min(len(fed), max_new_tokens + 2), rows, width + 2), -1)
-    for step, tokens in enumerate(fed[: len(inputs)]):
-        if tokens.dim() == 2 and len(tokens) == rows:
-            shown = tokens[:, : width + 2]
-            inputs[step, :, : shown.shape[1]] = shown
-    return {
-        "tokens": first,
-        "fed": inputs,
-        "again": again,
-        "other": other,
-        "default_moves": flag(not torch.equal(state, moved)),
-        "prompts": given,
     }
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from autograder.draws import Draw
 from autograder.exercise import Case, Exercise, Mistake
+from autograder.sampling import next_token_logits
 from rlhf_core.loop import adaptive_kl_coef, minibatch_indices, ppo_update
 from rlhf_core.policy import masked_mean
 from rlhf_core.ppo import approx_kl, clip_fraction, clipped_policy_loss, clipped_value_loss, ppo_loss
@@ -18,27 +19,34 @@ from rlhf_core.rollout import sample_responses, score_responses
 
 
 def sample_cases(seed: int) -> list[Case]:
-    d = Draw(seed)
-    prompts = d.integers(1, 5, 3, 2)
-    same = prompts[:1].expand(1000, 2).contiguous()
+    d, which = Draw(seed), seed % 10_000
+    prompts = d.integers(1, 9, 4, 2)
+    padded = d.integers(1, 9, 20, 3).masked_fill(torch.arange(3) < d.integers(0, 3, 20, 1), 5)
     several = d.integers(1, 7, 6, 3)
     several[:, 0] = torch.arange(1, 7)
-    with_eos = torch.tensor([[0, 3], [2, 0], [0, 0], [4, 1]])
-    model = [seed % 10_000, 5, 1.0, 0]
-    sharp = [seed % 10_000, 5, 1e5, 0]
-    ending = [seed % 10_000 + 1, 7, 1e5, 3]
-    temperature = d.number(0.45, 0.75)
+    with_eos = d.integers(1, 9, 8, 2)
+    with_eos[0], with_eos[1:4, 0], with_eos[4:7, 1] = 3, 3, 3
+    # seed, vocabulary, sharpness, EOS, whether rows are made to end, forbidden token
+    plain, sharp = [which, 9, 1.0, 3, 0, -1], [which, 9, 1e5, 3, 0, -1]
+    ending = [which + 1, 9, 1e5, 4, 3, -1]
+    flat, alike = [which + 2, 9, 0.3, 3, 0, -1], d.integers(0, 60, 1, 2)
+    many = [which, 60, 1.2, 0, 0, 7]
+    # an EOS that is likely enough to be missed where it is forbidden
+    eos = int(next_token_logits(*many, alike)[0].argsort(descending=True)[1])
+    many[3] = eos
+    many_rows, cool, warm = alike.expand(4000, 2).contiguous(), d.number(0.5, 0.7), d.number(1.5, 1.8)
     return [
-        Case((model, d.integers(1, 5, 12, 2), 4, 0, 0, 0, 1), "temperature 0"),
-        Case((sharp, prompts, 3, 1.0, 0, 0, 1), "only one possible token at each step"),
-        Case((ending, several, 12, 0, 0, 6, 2), "rows that end at different steps"),
-        Case((ending, several, 12, 0.5, 0, 0, 2), "a pad token that is the EOS token"),
-        Case((sharp, with_eos, 6, 0, 0, 4, 3), "prompts that contain the EOS token"),
-        Case((model, prompts, 1, 0.7, 0, 0, 4), "max_new_tokens 1"),
-        Case((model, prompts[:1], 5, 1.0, 0, 0, 5), "a single prompt"),
-        Case((model, same, 2, temperature, 0, 0, 6), f"temperature {temperature}, and 1000 times the same prompt"),
-        Case((model, same, 2, 1.8, 0, 1, 7), "temperature 1.8, and 1000 times the same prompt"),
-        Case((model, prompts.repeat(40, 1), 8, 1.3, 0, 4, None), "torch's default generator"),
+        Case((plain, padded, 6, 0, 3, 5, 1), "temperature 0"),
+        Case((ending, several, 12, 0, 4, 6, 2), "rows that end at different steps"),
+        Case((ending, several, 12, 0.5, 4, 4, 2), "a pad token that is the EOS token"),
+        Case((plain, with_eos, 6, 0, 3, 0, 3), "prompts that contain the EOS token"),
+        Case((sharp, prompts, 4, 1.0, 3, 0, 1), "only one possible token at each step"),
+        Case((sharp, prompts, 1, 0.7, 3, 0, 4), "max_new_tokens 1"),
+        Case((flat, d.integers(1, 9, 8, 2), 6, 0.9, 3, 5, 8), "temperature 0.9"),
+        Case((flat, prompts[:1], 5, 1.0, 3, 0, 5), "a single prompt"),
+        Case((flat, d.integers(1, 9, 8, 2), 6, 1.3, 3, 4, None), "torch's default generator"),
+        Case((many, many_rows, 2, cool, eos, 0, 6), f"temperature {cool}, and 4000 times the same prompt"),
+        Case((many, many_rows, 2, warm, eos, 1, 7), f"temperature {warm}, and 4000 times the same prompt"),
     ]
 
 
@@ -66,6 +74,8 @@ def sampler(**change):
             if change.get("drop_eos"):
                 token = torch.where(ended, pad_id, token)
             new.append(token)
+            if change.get("anywhere"):
+                ended = ended | (tokens == eos_id).any(dim=1)
             tokens = torch.cat([tokens, change.get("back", lambda t, e: t)(token, ended)[:, None]], dim=1)
             if change.get("stop", lambda e: e.all())(ended):
                 break
@@ -211,6 +221,81 @@ def raw_weights(logits, temperature, generator, step):
     return torch.multinomial((logits / temperature).clamp(min=1e-3), 1, generator=generator).squeeze(1)
 
 
+def top_p(logits, temperature, generator, step):
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    weights, order = torch.softmax(logits / temperature, -1).sort(dim=-1, descending=True)
+    weights = weights.masked_fill(weights.cumsum(-1) - weights > 0.9, 0.0)
+    return order.gather(1, torch.multinomial(weights, 1, generator=generator)).squeeze(1)
+
+
+def softmax_over_rows(logits, temperature, generator, step):
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    return torch.multinomial(torch.softmax(logits / temperature, 0), 1, generator=generator).squeeze(1)
+
+
+def overflowing(logits, temperature, generator, step):
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    weights = torch.exp(logits / temperature)
+    return torch.multinomial(weights / weights.sum(-1, keepdim=True), 1, generator=generator).squeeze(1)
+
+
+def one_up(logits, temperature, generator, step):
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    u = torch.rand(len(logits), 1, generator=generator)
+    below = (torch.softmax(logits / temperature, -1).cumsum(-1) < u).sum(dim=-1)
+    return (below + 1).clamp(max=logits.shape[1] - 1)
+
+
+def seeded_again(logits, temperature, generator, step):
+    if step == 0:
+        torch.manual_seed(42)
+    return no_generator(logits, temperature, generator, step)
+
+
+def without_pad(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator=None):
+    def forbidding(tokens):
+        logits = next_logits(tokens).clone()
+        if pad_id != eos_id:
+            logits[:, pad_id] = -math.inf
+        return logits
+
+    return sampler()(forbidding, prompts, max_new_tokens, temperature, eos_id, pad_id, generator)
+
+
+def pads_at_the_end(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator=None):
+    end = lambda ended, token, e: ended | (token == e)  # noqa: E731
+    new = sampler(pads=False, end=end)(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator)
+    is_eos = new == eos_id
+    return new.masked_fill(is_eos.cumsum(1) - is_eos.long() > 0, pad_id)
+
+
+def eos_forced(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator=None):
+    new = sampler()(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator)
+    new[~(new == eos_id).any(dim=1), -1] = eos_id
+    return new
+
+
+def whole_buffer_fed(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator=None):
+    width = prompts.shape[1] + max_new_tokens
+
+    def filled(tokens):
+        return next_logits(torch.nn.functional.pad(tokens, (0, width - tokens.shape[1]), value=pad_id))
+
+    return sampler()(filled, prompts, max_new_tokens, temperature, eos_id, pad_id, generator)
+
+
+def generator_copied(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator=None):
+    mine = None
+    if generator is not None:
+        mine = torch.Generator()
+        mine.set_state(generator.get_state())
+    return sampler()(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, mine)
+
+
 def never_greedy(logits, temperature, generator, step):
     weights = torch.softmax(logits / max(temperature, 1.0) if temperature == 0 else logits / temperature, -1)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
@@ -243,16 +328,28 @@ SAMPLE = Exercise(
                 "What do you get if you take the softmax of probabilities?"),
         Mistake("never-greedy", sampler(draw=never_greedy), "Temperature 0 samples as if it were 1.", "What does the limit of a temperature towards 0 choose?"),
         Mistake("top-k", sampler(draw=nucleus), "Only the likeliest tokens are kept.",
-                "If unlikely tokens are cut off, is the token still drawn from the policy whose log-probs are compared later?"),
+                "If unlikely tokens are cut off, is the token still drawn from the policy whose log-probs are compared later?", twins=("top-p",)),
+        Mistake("top-p", sampler(draw=top_p), "Only the likeliest tokens are kept, up to a share of the probability.",
+                "If unlikely tokens are cut off, is the token still drawn from the policy whose log-probs are compared later?", twins=("top-k",)),
+        Mistake("pad-token-forbidden", without_pad, "The pad token can never be drawn.", "If the policy gives a token some probability, may the sampler take it away?"),
+        Mistake("softmax-over-rows", sampler(draw=softmax_over_rows), "The softmax runs over the rows of the batch.", "Over which dimension do the probabilities of one row sum to 1?"),
+        Mistake("exponential-overflows", sampler(draw=overflowing), "The exponential of a large logit is infinite.", "What does a softmax do before it takes exponentials?"),
+        Mistake("one-token-too-far", sampler(draw=one_up), "The token after the one that was drawn is taken.", "If the random number is 0, which token should come out?"),
         Mistake("logits-as-weights", sampler(draw=raw_weights), "The logits themselves are used as weights.", "What turns logits into probabilities?"),
         Mistake("one-number-for-all-rows", sampler(draw=shared_noise), "One random number decides for all rows.",
                 "Should two rows with the same prompt get the same response?"),
         Mistake("generator-ignored", sampler(draw=no_generator), "The generator is not used.", "How would somebody repeat this rollout exactly?"),
         Mistake("own-generator", sampler(own_generator=True), "A generator of its own, with a fixed seed, is used.",
                 "What happens at the second rollout, if every rollout begins with the same seed?"),
+        Mistake("generator-copied", generator_copied, "The generator's state is copied and never moves on, so that the next call draws the same again.",
+                "What happens at the second rollout, if every rollout begins with the same random numbers?"),
+        Mistake("seeded-inside", sampler(draw=seeded_again), "A seed is set inside of the function.", "Who should decide about the seed: the one who calls, or the function?"),
         Mistake("same-noise-every-step", sampler(draw=same_every_step), "Every step draws the same random numbers again.",
                 "What may the second token depend on, besides the first?"),
         Mistake("tokens-after-eos", sampler(pads=False), "Rows go on after their EOS.", "What does a row get once its response has ended?"),
+        Mistake("pads-only-at-the-end", pads_at_the_end, "Rows go on after their EOS, and are overwritten with pads only at the end.",
+                "What does next_logits get for a row that has ended?"),
+        Mistake("eos-forced", eos_forced, "A response that did not end gets an EOS all the same.", "How could one tell later that a response was cut off?"),
         Mistake("eos-as-filler", sampler(fill_eos=True), "EOS, and not the pad token, fills the rest of a row.", "Which token fills a row that has ended?"),
         Mistake("eos-dropped", sampler(drop_eos=True), "The EOS itself is overwritten by a pad.",
                 "How could the policy learn to stop, if the token that stops is not part of its response?"),
@@ -261,12 +358,18 @@ SAMPLE = Exercise(
         Mistake("full-width", sampler(full_width=True), "The result is padded to max_new_tokens.", "How wide is the result if all rows end early?"),
         Mistake("prompt-eos-counts", sampler(ended=lambda p, e: (p == e).any(dim=1)), "An EOS in the prompt ends the response before it begins.",
                 "Whose EOS ends a response?"),
+        Mistake("eos-anywhere-counts", sampler(end=lambda ended, token, e: ended | (token == e), anywhere=True), "After each step EOS is looked for in prompt and response alike.",
+                "Whose EOS ends a response?"),
         Mistake("last-prompt-token-counts", sampler(ended=lambda p, e: p[:, -1] == e), "A prompt that ends with EOS counts as a response that has ended.",
                 "Whose EOS ends a response?"),
         Mistake("one-step-short", sampler(more=-1, stop=lambda e: e.all(), result=lambda n, t: n), "One step too few is taken.", "How many tokens may a response have?"),
         Mistake("one-step-too-many", sampler(more=1), "One step too many is taken.", "How many tokens may a response have?"),
         Mistake("prompt-returned", sampler(result=lambda n, t: t), "The prompt is returned together with the response.", "Which columns are the response?"),
         Mistake("last-token-only", sampler(feed=lambda t, p: t[:, -1:]), "The model sees the last token only.", "What may the next token depend on?"),
+        Mistake("new-column-only", sampler(feed=lambda t, p: t if t.shape == p.shape else t[:, -1:]), "After the first step the model sees the newest token only.",
+                "Can this function know whether the model remembers what came before?"),
+        Mistake("response-only", sampler(feed=lambda t, p: t if t.shape == p.shape else t[:, p.shape[1] :]), "After the first step the model no longer sees the prompt.", "What may the second token depend on?"),
+        Mistake("unwritten-columns-fed", whole_buffer_fed, "The model gets all columns, those too that are not written yet.", "From which column does the model read the next token's logits?"),
         Mistake("prompt-only", sampler(feed=lambda t, p: p), "The model sees the prompt only, never what it has written.", "What may the second token depend on?"),
         Mistake("sampled-tokens-fed-after-eos", sampler(back=lambda t, e: torch.where(e, t + 1 - t, t)), "Rows that have ended are fed with something else than the pad token.",
                 "What should the model read where a row has ended?"),
@@ -275,7 +378,7 @@ SAMPLE = Exercise(
         Mistake("prompts-overwritten", sample_in_place, "It writes into the prompts that it was given.", "Who else may need the prompts after the rollout?"),
         Mistake("row-by-row", sample_row_by_row, "The rows are written one by one, and each call of next_logits gets one row.",
                 "What does next_logits get: one row, or the whole batch?"),
-        Mistake("wrong-from-the-thirteenth-call", SampleRemembers, "It remembers something from one call to the next, and later calls go wrong.",
+        Mistake("wrong-from-the-fourth-call", SampleRemembers, "It remembers something from one call to the next, and later calls go wrong.",
                 "What should a second call know of the first?"),
         Mistake("float-tokens", sampler(result=lambda n, t: n.float()), "Tokens come back as floats.", "Of what type are token ids?"),
     ),

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import base64
 import importlib
+import logging
 import re
-import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import metadata
@@ -22,6 +22,7 @@ import tyro
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
+from nbgrader.apps.generateassignmentapp import GenerateAssignmentApp
 
 from course.functions import imports_for, solution_cell
 
@@ -30,6 +31,10 @@ ROOT = COURSE.parent
 MODULES = ("policy", "preferences", "reward", "advantages", "ppo", "rollout", "loop", "evaluation", "dpo", "grpo")
 HEADING = re.compile(r"^### Exercise · (\w+) · (\d+) minutes$", re.MULTILINE)
 FENCE = re.compile(r'^```python exercise="(\w+)"$', re.MULTILINE)
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 EVERYWHERE = {
     "import torch",
     "import torch.nn.functional as F",
@@ -139,8 +144,7 @@ def solved_notebook(lesson: Lesson, draft: bool = False) -> NotebookNode:
     for i, cell in enumerate(cells):
         cell["id"] = f"{lesson.number}-{i:03d}"
     notebook.cells = cells
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook.metadata = NotebookNode(kernelspec=kernel, language_info={"name": "python"})
+    notebook.metadata = NotebookNode(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
 
@@ -161,9 +165,14 @@ def nbgrader_marks(grade_id: str, grade=False, solution=False, locked=False, poi
 
 def execute(notebook: NotebookNode, timeout: int = 600) -> NotebookNode:
     """Run a notebook in an empty folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        resources = {"metadata": {"path": folder}}
-        NotebookClient(notebook, timeout=timeout, resources=resources, record_timing=False).execute()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            resources = {"metadata": {"path": folder}}
+            NotebookClient(
+                notebook, timeout=timeout, resources=resources, record_timing=False, coalesce_streams=True
+            ).execute()
+    finally:
+        notebook.metadata = NotebookNode(METADATA)  # the kernel adds its Python's version
     return notebook
 
 
@@ -178,10 +187,11 @@ def save_figures(notebook: NotebookNode, stem: Path) -> None:
 
 def release(solutions: Path, output: Path, ids: list[str]) -> None:
     """Stubs from solved notebooks, by nbgrader's own `generate_assignment`."""
-    options = [f"--CourseDirectory.source_directory={solutions}", f"--CourseDirectory.release_directory={output}"]
+    folders = [f"--CourseDirectory.source_directory={solutions}", f"--CourseDirectory.release_directory={output}"]
     for one in ids:
-        command = [sys.executable, "-m", "nbgrader", "generate_assignment", one, "--force", "--no-db", *options]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        app = GenerateAssignmentApp(log_level=logging.ERROR)
+        app.initialize([one, "--force", "--no-db", *folders])
+        app.start()
 
 
 def main(numbers: tyro.conf.Positional[tuple[str, ...]] = (), draft: bool = False, output: Path = ROOT) -> None:
@@ -192,17 +202,19 @@ def main(numbers: tyro.conf.Positional[tuple[str, ...]] = (), draft: bool = Fals
         draft: only the solved notebook, executed without checks, and its figures, all straight into the output folder.
         output: where `solutions` and `lessons` are.
     """
+    output = output.resolve()
     for lesson in lessons():
         if numbers and lesson.number not in numbers:
             continue
-        print(f"lesson {lesson.number}: {lesson.name}", flush=True)
-        notebook = solved_notebook(lesson, draft)
+        print(f"lesson {lesson.number}: {lesson.name}", end="", flush=True)
+        notebook, begin = solved_notebook(lesson, draft), time.monotonic()
         path = output / f"{lesson.number}.ipynb" if draft else lesson.notebook(output / "solutions")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             execute(notebook)
         finally:
             nbformat.write(notebook, path)
+        print(f", executed in {time.monotonic() - begin:.0f} s, {path.stat().st_size / 2**20:.2f} MB", flush=True)
         if draft:
             save_figures(notebook, output / lesson.number)
         else:

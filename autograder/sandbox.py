@@ -1,0 +1,109 @@
+"""Shut in the process that runs learners' code: for the teacher's run, on Linux.
+
+`protections` says what of this holds on a machine, after trying it; `autograder.isolation.serve` is the process itself.
+docs/isolation.md says what this prevents, and what it does not.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import site
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+LINUX = sys.platform == "linux"
+READY = 60.0  # seconds for the process to load torch and to shut itself in
+PROMISES = {
+    "network": "no network, not even loopback",
+    "reading": "reads no files but Python's and the system's libraries",
+    "writing": "writes nowhere but in its scratch folder",
+    "processes": "sees and signals no other process",
+    "programs": "starts no program and no process",
+    "rights": "has no rights of its user, nor of root",
+    "memory": "bounded memory",
+    "time": "bounded time",
+    "disk": "bounded disk",
+    "output": "bounded output",
+}
+
+
+class SandboxError(RuntimeError):
+    """Learners' code cannot be shut in as asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Protection:
+    """One thing that learners' code must not be able to do, tried out on this machine.
+
+    Attributes:
+        name: what is promised.
+        in_force: it was tried from inside and was not possible.
+        how: what holds it, or why it does not hold.
+    """
+
+    name: str
+    in_force: bool
+    how: str
+
+
+@functools.cache
+def protections() -> list[Protection]:
+    """What is in force on this machine, found out by trying (about 0.2 s)."""
+    if not LINUX:
+        return [Protection(name, False, f"not on {sys.platform}") for name in PROMISES.values()]
+    with tempfile.TemporaryDirectory(prefix="outside-") as outside:
+        os.chmod(outside, 0o755)
+        Path(outside, "secret").write_text("secret")
+        done = subprocess.run(
+            [*command(1.0), outside, str(os.getpid())], env=clean_environment(), capture_output=True, timeout=READY
+        )
+    try:
+        found = json.loads(done.stdout[8:])  # one frame
+        by, checks = found["by"], found["checks"]
+    except (ValueError, KeyError):
+        lines = done.stdout[8:].decode("utf-8", "replace") or done.stderr.decode("utf-8", "replace") or "no answer"
+        return [Protection(name, False, lines.strip().splitlines()[-1]) for name in PROMISES.values()]
+    return [Protection(PROMISES[key], trouble is None, trouble or by[key]) for key, trouble in checks.items()]
+
+
+def require_all() -> None:
+    """Accept this machine only if every protection is in force.
+
+    Raises:
+        SandboxError: one is not; the message names each that is missing.
+    """
+    missing = [f"{p.name}: {p.how}" for p in protections() if not p.in_force]
+    if missing:
+        raise SandboxError("not in force on this machine: " + "; ".join(missing))
+
+
+def command(seconds: float) -> list[str]:
+    """Starts a worker that is shut in."""
+    return [sys.executable, "-m", "autograder.isolation.serve", str(seconds)]
+
+
+def clean_environment() -> dict[str, str]:
+    """The worker's environment: nothing of the teacher's but where Python's packages are."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    if site.ENABLE_USER_SITE:
+        kept["PYTHONUSERBASE"] = site.getuserbase()
+    return {
+        **kept,
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/scratch",
+        "TMPDIR": "/scratch",
+        "USER": "learner",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # compiling would start compilers; decorated functions run as they are written
+    }

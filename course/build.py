@@ -163,11 +163,17 @@ def nbgrader_marks(grade_id: str, grade=False, solution=False, locked=False, poi
     return {**marks, "task": False, **({"points": points} if grade else {})}
 
 
-def execute(notebook: NotebookNode, timeout: int = 600) -> NotebookNode:
-    """Run a notebook in an empty folder."""
+def execute(notebook: NotebookNode, beside: list[Lesson], timeout: int = 600) -> NotebookNode:
+    """Run a notebook in an empty folder, with the solved notebooks of other lessons in folders beside it."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            resources = {"metadata": {"path": folder}}
+            for lesson in beside:
+                path = lesson.notebook(Path(folder))
+                path.parent.mkdir()
+                nbformat.write(solved_notebook(lesson, draft=True), path)
+            here = Path(folder) / "here"
+            here.mkdir()
+            resources = {"metadata": {"path": here}}
             NotebookClient(
                 notebook, timeout=timeout, resources=resources, record_timing=False, coalesce_streams=True
             ).execute()
@@ -211,7 +217,7 @@ def main(numbers: tyro.conf.Positional[tuple[str, ...]] = (), draft: bool = Fals
         path = output / f"{lesson.number}.ipynb" if draft else lesson.notebook(output / "solutions")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            execute(notebook)
+            execute(notebook, [other for other in lessons() if other.number < lesson.number])
         finally:
             nbformat.write(notebook, path)
         print(f", executed in {time.monotonic() - begin:.0f} s, {path.stat().st_size / 2**20:.2f} MB", flush=True)

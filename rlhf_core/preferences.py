@@ -48,7 +48,7 @@ def preference_pairs(
         min_gap: keep a pair only if its ratings differ by strictly more than this (≥ 0, unit of the ratings).
 
     Returns:
-        The kept pairs in the candidates' order, the better-rated item first. Exact ties are never kept.
+        The kept pairs in the candidates' order, the better-rated item first. Exact ties are never kept. None kept: [0, 2].
 
     Raises:
         ValueError: `min_gap` is negative or `candidates` is not a list of pairs.
@@ -102,7 +102,7 @@ def cohen_kappa(labels_a: Int[Tensor, "items"], labels_b: Int[Tensor, "items"]) 
     """Agreement of two raters beyond what their own habits would give by chance.
 
     Args:
-        labels_a, labels_b: one label per item from each rater.
+        labels_a, labels_b: one label per item from each rater; any integers.
 
     Returns:
         κ = (p_o − p_e) / (1 − p_e), with p_e from both raters' own marginals; 1.0 when both always give the same single

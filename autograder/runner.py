@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import subprocess
 import sys
@@ -14,11 +15,15 @@ from typing import BinaryIO
 
 from autograder import wire
 from autograder.exercise import Case, Exercise
+from autograder.isolation.redacted import modules_without
 from autograder.observe import Observation
+from autograder.sandbox import LINUX, READY, SandboxError, clean_environment, command, require_all
+from autograder.statements import Statement
 from autograder.submission import Submission
 
 SECONDS = 20.0
 PATIENCE = 10.0  # for the worker itself, beyond the learner's time
+LOADED_FOR = {"update": ["torch._dynamo"]}  # every optimizer imports it, which takes a second or two; by the probe
 
 
 @dataclass
@@ -30,33 +35,63 @@ class Outcome:
         ending: "done", "timeout", "flood", the name of a signal, or "gone".
         found: the function exists after the code has run.
         trouble: statements that failed while the code was loaded, in words.
+        notes: what else there is to say of the loading.
+        at: the place in the code that was reached last while it was loaded.
+        loaded: all of the code has been run that the function needs.
+        reference_used: the code used the reference meanwhile.
     """
 
     seen: list[Observation] = field(default_factory=list)
     ending: str = "done"
     found: bool = False
     trouble: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    at: str = ""
+    loaded: bool = False
+    reference_used: bool = False
 
 
 class Worker:
     """A process that runs learners' code; started before it is needed, and again when it has died."""
 
-    def __init__(self, seconds: float = SECONDS, fork: bool = hasattr(os, "fork")):
-        self.seconds, self.fork = seconds, fork
+    def __init__(
+        self,
+        seconds: float = SECONDS,
+        fork: bool = hasattr(os, "fork"),
+        sandbox: bool = False,
+        strict: bool = False,
+    ):
+        """A worker, not yet started.
+
+        Args:
+            seconds: for one exercise.
+            fork: run each job in a forked child.
+            sandbox: behind everything that this machine has to shut code in with, see `autograder.sandbox`.
+            strict: refuse where one of the protections is missing.
+
+        Raises:
+            SandboxError: the machine lacks a protection, and `strict` asks for all.
+        """
+        if strict:
+            require_all()
+        self.shut_in = sandbox and LINUX
+        self.seconds, self.fork = seconds, fork or self.shut_in
         self.process: subprocess.Popen | None = None
+        self.greeted = False
 
     def start(self) -> None:
         """Begin to load torch, beside whatever this process does."""
         if self.process is None or self.process.poll() is not None:
-            packages = str(Path(__file__).parent.parent)
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": packages}
+            packages = str(Path(__file__).resolve().parent.parent)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "autograder.worker"],
+                command(self.seconds) if self.shut_in else [sys.executable, "-m", "autograder.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=environment,
+                env=clean_environment() if self.shut_in else environment_with(packages),
+                cwd=packages,  # before Python 3.11 the working folder comes first where modules are looked for
             )
+            self.greeted = False
             atexit.register(self.stop)
 
     def stop(self) -> None:
@@ -76,6 +111,7 @@ class Worker:
         cases: Sequence[Case],
         order: Sequence[int],
         stand_ins: dict[str, str] | None = None,
+        broad: bool = False,
     ) -> Outcome:
         """Call a submission's function on cases.
 
@@ -85,14 +121,18 @@ class Worker:
             cases: the calls.
             order: indices of the cases, in the order in which they are called; an index may come several times.
             stand_ins: names of other functions whose reference takes the learner's place, with their modules.
+            broad: also run what only may matter, see `autograder.selection`.
         """
         self.start()
         stand_ins = stand_ins or {}
+        selection = submission.selection(exercise.name, frozenset(stand_ins), broad)
         job = {
             "name": exercise.name,
-            "cells": cells_for(submission, exercise.name, stand_ins),
+            "cells": cells_for(submission, selection.statements, stand_ins),
+            "beside": submission.modules,
+            "keep": sorted(selection.functions_only),
             "reference": {"module": exercise.home, "name": exercise.name},
-            "preload": sorted({exercise.home, *stand_ins.values()}),
+            "preload": sorted({exercise.home, *stand_ins.values(), *LOADED_FOR.get(exercise.probe, [])}),
             "probe": exercise.probe,
             "parts": list(exercise.parts),
             "gradients": [exercise.asks_gradient(case) for case in cases],
@@ -100,14 +140,31 @@ class Worker:
             "order": list(order),
             "seconds": self.seconds,
             "one_process": not self.fork,
+            "modules": modules_without(exercise.home, exercise.name) if self.shut_in else {},
         }
+        if self.shut_in and not self.greeted:
+            self.greet()
+        before = wire.framed(json.dumps(LOADED_FOR.get(exercise.probe, [])).encode()) if self.shut_in else b""
         try:
-            self.process.stdin.write(wire.framed(wire.pack(job)))
+            self.process.stdin.write(before + wire.framed(wire.pack(job)))
             self.process.stdin.flush()
         except (BrokenPipeError, OSError):
             self.stop()
             return Outcome(ending="gone")
         return self.read_forked() if self.fork else self.read_single()
+
+    def greet(self) -> None:
+        """Wait until the process is shut in.
+
+        Raises:
+            SandboxError: it cannot be.
+        """
+        content, ending = self.within_time(read_frame, READY)
+        found = json.loads(content) if content else {}
+        if "layers" not in found:
+            self.stop()
+            raise SandboxError(f"learners' code cannot be shut in: {found.get('failed', ending)}")
+        self.greeted = True
 
     def read_forked(self) -> Outcome:
         """Two frames from a worker that forks: how the child ended, and all that it sent."""
@@ -127,17 +184,25 @@ class Worker:
             ending = f"exit code {status}"
         return outcome(wire.frames_of(content or b""), ending)
 
-    def within_time(self, read) -> tuple[object, str]:
+    def within_time(self, read, seconds: float | None = None) -> tuple[object, str]:
         """Read from the worker in a thread, so that the clock is kept on every system."""
         found: list = []
         thread = threading.Thread(target=lambda: found.append(attempt(read, self.process.stdout)), daemon=True)
         thread.start()
-        thread.join(self.seconds + PATIENCE)
+        thread.join(self.seconds + (READY if self.shut_in else PATIENCE) if seconds is None else seconds)
         if thread.is_alive():
             self.process.kill()
             thread.join(PATIENCE)
             return None, "timeout"
         return found[0], "done"
+
+
+def environment_with(packages: str) -> dict[str, str]:
+    """The worker's environment."""
+    path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
+    # compiling would start compilers and take its time; decorated functions run as they are written
+    settings = {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    return {**os.environ, **settings}
 
 
 def attempt(read, stream: BinaryIO) -> object:
@@ -159,25 +224,31 @@ def read_frame(stream: BinaryIO) -> bytes | None:
 
 
 def outcome(frames: list[bytes], ending: str) -> Outcome:
-    """The frames of a job in order: what the loading brought, then an observation for each call."""
+    """The frames of a job in order: where the loading stood, what it brought, then an observation for each call."""
     found = Outcome(ending=ending)
     try:
-        if frames:
-            head = wire.unpack(frames[0])
-            found.found, found.trouble = head["found"] is True, [str(t)[:300] for t in head["trouble"]]
-            found.seen = [wire.unpack_observation(frame) for frame in frames[1:]]
+        for place, frame in enumerate(frames):
+            head = wire.unpack(frame)
+            if "at" in head:
+                found.at = str(head["at"])[:100]
+                continue
+            found.loaded = True
+            found.found, found.reference_used = head["found"] is True, head["reference_used"] is True
+            found.trouble, found.notes = ([str(t)[:300] for t in head[key][:20]] for key in ("trouble", "notes"))
+            found.seen = [wire.unpack_observation(frame) for frame in frames[place + 1 :]]
+            break
     except (ValueError, KeyError, TypeError):
         found.ending = "not data"
     return found
 
 
-def cells_for(submission: Submission, name: str, stand_ins: dict[str, str]) -> list[dict]:
-    """The cells that a function needs, each with the places of the statements to run."""
-    chosen = {id(s) for s in submission.needed_for(name, frozenset(stand_ins))}
+def cells_for(submission: Submission, statements: list[Statement], stand_ins: dict[str, str]) -> list[dict]:
+    """The cells that hold statements, each with the places of the statements to run."""
     imports = "\n".join(f"from {module} import {one}" for one, module in sorted(stand_ins.items()))
-    cells = [{"name": "references", "source": imports, "statements": list(range(len(stand_ins)))}]
-    for cell in submission.cells:
-        places = [s.place for s in cell.statements if id(s) in chosen]
-        if places:
-            cells.append({"name": cell.name, "source": cell.source, "statements": places})
-    return cells
+    cells = {None: {"name": "references", "source": imports, "statements": list(range(len(stand_ins)))}}
+    cell_of = {statement: cell for cell in submission.cells for statement in cell.statements}
+    for statement in statements:
+        cell = cell_of[statement]
+        cells.setdefault(cell, {"name": cell.name, "source": cell.source, "statements": []})
+        cells[cell]["statements"].append(statement.place)
+    return list(cells.values())

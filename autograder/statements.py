@@ -5,13 +5,21 @@ from __future__ import annotations
 import ast
 import builtins
 import symtable
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-AWAIT = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-KNOWN = frozenset(dir(builtins)) | {"__name__", "__file__", "get_ipython", "display"}
+AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+PARSE = ast.PyCF_ONLY_AST | AWAIT
+BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__", "get_ipython", "display"}
+# what no function can come out of
+PLAIN = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.BinOp, ast.UnaryOp, ast.Compare)
+PLAIN += (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+MAKERS = frozenset(["partial", "functools"])
+DYNAMIC = frozenset(["exec", "eval", "globals", "locals", "vars", "setattr", "__dict__", "__builtins__", "modules"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statement:
     """One top-level statement.
 
@@ -21,14 +29,24 @@ class Statement:
         binds: names that it gives a meaning ("*" for a star import).
         alters: names whose objects it seems to change: `table["a"] = 1`, `names.append("b")`.
         needs: global names that it reads, inside functions too.
+        values: those of them that it does more with than to call them.
+        sets: global names that functions inside it assign.
+        patches: attributes that it sets: `scale` of `helper.scale = 2`.
+        attributes: all attributes that it reads.
+        texts: short texts that it holds.
     """
 
     cell: str
     place: int
     node: ast.stmt
-    binds: frozenset[str]
-    alters: frozenset[str]
-    needs: frozenset[str]
+    binds: frozenset[str] = frozenset()
+    alters: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+    values: frozenset[str] = frozenset()
+    sets: frozenset[str] = frozenset()
+    patches: frozenset[str] = frozenset()
+    attributes: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
 
     @property
     def is_import(self) -> bool:
@@ -36,44 +54,104 @@ class Statement:
         return isinstance(self.node, (ast.Import, ast.ImportFrom))
 
     @property
-    def is_stub(self) -> bool:
-        """A function whose body is still to be written."""
-        return isinstance(self.node, ast.FunctionDef) and all(says_nothing(s) for s in self.node.body)
+    def is_function(self) -> bool:
+        """A function or a class."""
+        return isinstance(self.node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
 
     @property
-    def asks_somebody(self) -> bool:
-        """It waits for input when it is run."""
-        calls = [n.func for n in outside_functions(self.node) if isinstance(n, ast.Call)]
-        return any(isinstance(f, ast.Name) and f.id in ("input", "get_ipython") for f in calls)
+    def is_future(self) -> bool:
+        """`from __future__ import …`, which holds for all code behind it."""
+        return isinstance(self.node, ast.ImportFrom) and self.node.module == "__future__"
+
+    @property
+    def is_stub(self) -> bool:
+        """A function whose body is still to be written, or `gae = ...` in its place."""
+        if isinstance(self.node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            return all(says_nothing(s) for s in self.node.body)
+        value = getattr(self.node, "value", None)
+        return isinstance(self.node, ast.Assign) and isinstance(value, ast.Constant) and value.value in (None, ...)
+
+    @property
+    def is_loop(self) -> bool:
+        """Something that may take its time."""
+        return isinstance(self.node, (ast.For, ast.While, ast.AsyncFor, ast.With, ast.AsyncWith))
+
+    @property
+    def is_dynamic(self) -> bool:
+        """It may define what cannot be seen in its text: `exec(code)`, `globals()["gae"] = …`."""
+        names = {n.id for n in ast.walk(self.node) if isinstance(n, ast.Name)} | self.attributes
+        return bool(names & DYNAMIC)
+
+    @property
+    def is_script_only(self) -> bool:
+        """`if __name__ == "__main__":`, which is not run where a file is imported."""
+        return isinstance(self.node, ast.If) and ast.unparse(self.node.test).replace("'", '"') in (
+            '__name__ == "__main__"',
+            '"__main__" == __name__',
+        )
+
+    def may_define(self, name: str) -> bool:
+        """Whether the name may be something to call afterwards."""
+        return name in self.binds and may_define(self.node, name)
+
+    @property
+    def hands_on(self) -> frozenset[str]:
+        """Names that a bare call gets as arguments, and may fill: `fill(table)`."""
+        call = self.node.value if isinstance(self.node, ast.Expr) else None
+        if not isinstance(call, ast.Call) or isinstance(call.func, ast.Name) and call.func.id in BUILTINS:
+            return frozenset()
+        return frozenset(a.id for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Name))
+
+    @property
+    def calls(self) -> frozenset[str]:
+        """Names of functions that run when the statement does."""
+        nodes = outside_functions(self.node)
+        return frozenset(n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name))
 
 
 def read_statements(cell: str, source: str) -> list[Statement]:
     """The statements of a cell.
 
     Raises:
-        SyntaxError: it does not parse.
+        SyntaxError: it does not compile.
     """
-    try:
-        nodes = compile(source, cell, "exec", AWAIT, dont_inherit=True).body
-        return [read(cell, place, node) for place, node in enumerate(nodes)]
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise SyntaxError(f"this code is too deeply nested to read: {error}", (cell, 1, 0, "")) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd escapes in texts and the like
+        try:
+            compile(source, cell, "exec", AWAIT, dont_inherit=True)  # finds a `return` outside of a function, too
+            nodes = compile(source, cell, "exec", PARSE, dont_inherit=True).body
+            return [read(cell, place, node) for place, node in enumerate(nodes)]
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise SyntaxError(f"this code cannot be read: {error}", (cell, 1, 0, "")) from error
 
 
 def read(cell: str, place: int, node: ast.stmt) -> Statement:
     """One statement."""
     if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-        return Statement(cell, place, node, frozenset("*"), frozenset(), frozenset())
+        return Statement(cell, place, node, frozenset("*"))
     if isinstance(node, ast.ImportFrom) and node.module == "__future__":
-        return Statement(cell, place, node, frozenset(a.name for a in node.names), frozenset(), frozenset())
+        return Statement(cell, place, node)
     try:
         table = symtable.symtable(ast.unparse(node), cell, "exec")
     except SyntaxError:  # await at top level and the like: nothing that a definition could need
-        return Statement(cell, place, node, frozenset(), frozenset(), frozenset())
+        return Statement(cell, place, node)
     own = {s.get_name(): s for s in table.get_symbols()}
     binds = {name for name, s in own.items() if s.is_assigned() or s.is_imported() or s.is_namespace()}
     needs = {name for name, s in own.items() if s.is_referenced()} | globals_of(table)
-    return Statement(cell, place, node, frozenset(binds), frozenset(altered(node)), frozenset(needs - KNOWN))
+    places = [n for n in ast.walk(node) if isinstance(n, ast.Attribute)]
+    return Statement(
+        cell,
+        place,
+        node,
+        binds=frozenset(binds - deleted(node)),
+        alters=frozenset(altered(node)),
+        needs=frozenset(needs),
+        values=frozenset(read_as_values(node) & needs),
+        sets=frozenset(assigned_globals(table)),
+        patches=frozenset(n.attr for n in outside_functions(node) if is_stored_attribute(n)),
+        attributes=frozenset(n.attr for n in places if isinstance(n.ctx, ast.Load)),
+        texts=frozenset(n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and type(n.value) is str),
+    )
 
 
 def globals_of(table: symtable.SymbolTable) -> set[str]:
@@ -85,15 +163,34 @@ def globals_of(table: symtable.SymbolTable) -> set[str]:
     return found
 
 
+def assigned_globals(table: symtable.SymbolTable) -> set[str]:
+    """Global names that functions assign."""
+    found = set()
+    for child in table.get_children():
+        found |= {s.get_name() for s in child.get_symbols() if s.is_declared_global() and s.is_assigned()}
+        found |= assigned_globals(child)
+    return found
+
+
+def deleted(node: ast.stmt) -> set[str]:
+    """Names of a `del` statement, which symtable counts as bound."""
+    return {t.id for t in node.targets if isinstance(t, ast.Name)} if isinstance(node, ast.Delete) else set()
+
+
+def is_stored_attribute(node: ast.AST) -> bool:
+    """`helper.scale` in `helper.scale = 2`."""
+    return isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+
+
 def altered(node: ast.stmt) -> set[str]:
     """Names whose objects a statement changes."""
     places = [
         n
         for n in outside_functions(node)
-        if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, ast.Store)
+        if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, (ast.Store, ast.Del))
     ]
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
-        places.append(node.value.func)
+    calls = (n.value for n in outside_functions(node) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call))
+    places += [call.func for call in calls if isinstance(call.func, ast.Attribute)]
     return {name for name in map(root_of, places) if name}
 
 
@@ -104,8 +201,8 @@ def root_of(node: ast.expr) -> str | None:
     return node.id if isinstance(node, ast.Name) else None
 
 
-def outside_functions(statement: ast.stmt):
-    """All nodes of a statement but those inside functions and classes, which do not run with it."""
+def outside_functions(statement: ast.stmt) -> Iterator[ast.AST]:
+    """All nodes of a statement but those inside functions, which do not run with it."""
     pending: list[ast.AST] = [statement]
     while pending:
         node = pending.pop()
@@ -114,11 +211,78 @@ def outside_functions(statement: ast.stmt):
             pending.extend(ast.iter_child_nodes(node))
 
 
+def read_as_values(node: ast.AST, local: frozenset[str] = frozenset()) -> set[str]:
+    """Names that are read other than to be called, but for the local names of functions."""
+    found: set[str] = set()
+    pending = [(node, local)]
+    while pending:
+        one, known = pending.pop()
+        if isinstance(one, ast.Name):
+            if isinstance(one.ctx, ast.Load) and one.id not in known:
+                found.add(one.id)
+            continue
+        children = list(ast.iter_child_nodes(one))
+        if isinstance(one, ast.Call) and isinstance(one.func, ast.Name):
+            children.remove(one.func)
+        if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            known = known | local_names(one)
+        pending += [(child, known) for child in children]
+    return found
+
+
+def local_names(function: ast.AST) -> frozenset[str]:
+    """Parameters and assigned names of a function."""
+    names = {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return frozenset(names)
+
+
+def may_define(node: ast.AST, name: str, in_loop: bool = False) -> bool:
+    """Whether a node may make a name something to call: not by a number, by `gae = gae(…)`, or by a result in a loop."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return any((alias.asname or alias.name.split(".")[0]) == name for alias in node.names)
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return node.name == name
+    if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        pairs = [pair for target in targets for pair in matched(target, node.value)]
+        return any(n == name and may_be_called(value, name, in_loop) for n, value in pairs)
+    if isinstance(node, ast.Lambda):
+        return False
+    in_loop = in_loop or isinstance(node, (ast.For, ast.AsyncFor, ast.While))
+    return any(may_define(child, name, in_loop) for child in ast.iter_child_nodes(node))
+
+
+def matched(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[str, ast.expr | None]]:
+    """Names of an assignment with their values: two for `a, b = f, g`."""
+    if isinstance(target, ast.Name):
+        yield target.id, value
+    elif isinstance(target, (ast.Tuple, ast.List)):
+        parts = value.elts if isinstance(value, (ast.Tuple, ast.List)) else [value] * len(target.elts)
+        for one, part in zip(target.elts, parts, strict=False):
+            yield from matched(one, part)
+
+
+def may_be_called(value: ast.expr | None, name: str, in_loop: bool) -> bool:
+    """Whether a value may be a function; what comes out of the function itself, or of a step in a loop, is a result."""
+    if value is None or isinstance(value, PLAIN):
+        return False
+    if in_loop:
+        return isinstance(value, ast.Lambda) or isinstance(value, ast.Call) and root_of(value.func) in MAKERS
+    called = (n.func for n in outside_functions(value) if isinstance(n, ast.Call))
+    return not any(isinstance(f, ast.Name) and f.id == name for f in called)
+
+
 def says_nothing(statement: ast.stmt) -> bool:
-    """A docstring, `pass`, `...` or `raise NotImplementedError`."""
+    """A docstring, `pass`, `...`, `return`, `return None` or `raise NotImplementedError`."""
     if isinstance(statement, ast.Raise):
         raised = statement.exc.func if isinstance(statement.exc, ast.Call) else statement.exc
-        return isinstance(raised, ast.Name) and raised.id == "NotImplementedError"
+        return isinstance(raised, ast.Name) and raised.id in ("NotImplementedError", "NotImplemented")
+    if isinstance(statement, ast.Return):
+        value = statement.value
+        return value is None or isinstance(value, ast.Constant) and value.value in (None, ...)
     return (
         isinstance(statement, ast.Pass) or isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     )

@@ -6,39 +6,59 @@ they need (imports, helpers, constants) is followed by name through the code.
 
 from __future__ import annotations
 
-import json
+import ast
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from autograder.files import MAX_BYTES, SubmissionError, files_of, notebook_in, raw_cells, source_of, text_of
+from autograder.magics import parses, without_magics, written_module
+from autograder.selection import Selection
 from autograder.statements import Statement, read_statements
 
-MAX_BYTES = 20 * 2**20
-PYTHON_MAGICS = re.compile(r"\s*%%(time|timeit|capture|prun)\b[^\n]*\n")
-PERCENT = re.compile(r"^# ?%%.*$", re.MULTILINE)
+__all__ = [
+    "MAX_BYTES",
+    "Cell",
+    "Submission",
+    "SubmissionError",
+    "raw_cells",
+    "read_files",
+    "read_submission",
+    "source_of",
+]
+
+MAX_MODULES = 50
+CELL_STARTS = re.compile(r"^# ?(?:%%.*|In ?\[[\d ]*\]:.*)$", re.MULTILINE)
 BLOCK = re.compile(r"^(?=(?:async def|def|class|@|import|from|[A-Za-z_]\w* *=)[ \w(.])", re.MULTILINE)
 
 
-class SubmissionError(ValueError):
-    """The submission cannot be read; the message says why."""
-
-
-@dataclass
+@dataclass(eq=False)
 class Cell:
     """One code cell: where it stands, its statements, and its syntax error if it has one."""
 
     name: str
     file: Path
     source: str
-    statements: list[Statement]
+    statements: list[Statement] = field(default_factory=list)
     error: str | None = None
 
 
 @dataclass
 class Submission:
-    """All code of a submission, in order."""
+    """All code of a submission, in order.
+
+    Attributes:
+        cells: the code cells.
+        texts: name and text of the cells that are no code.
+        modules: name → text of the Python files that lie beside the notebooks, which they may import.
+        refused: why some files are not read, in sentences.
+    """
 
     cells: list[Cell]
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    modules: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
 
     @property
     def statements(self) -> list[Statement]:
@@ -46,33 +66,52 @@ class Submission:
         return [statement for cell in self.cells for statement in cell.statements]
 
     def definitions(self, name: str) -> list[Statement]:
-        """The statements that give a name its meaning."""
-        return [s for s in self.statements if name in s.binds]
+        """The statements that make a name something to call; the last of them counts."""
+        return [s for s in self.statements if s.may_define(name)]
+
+    def defining_cells(self, name: str) -> list[Cell]:
+        """The cells of the definitions."""
+        return [cell for cell in self.cells for s in cell.statements if s.may_define(name)]
 
     def broken_cell_with(self, name: str) -> Cell | None:
-        """A cell that does not parse and seems to define the name."""
-        pattern = re.compile(rf"^\s*(?:(?:async\s+)?def\s+{name}\b|{name}\s*=)", re.MULTILINE)
-        return next((c for c in self.cells if c.error and pattern.search(c.source)), None)
+        """The last cell that does not parse and seems to define the name."""
+        found = [cell for cell in self.cells if cell.error and seems_to_define(cell.source, name)]
+        return found[-1] if found else None
 
-    def needed_for(self, name: str, without: frozenset[str] = frozenset()) -> list[Statement]:
-        """The statements that a name needs, in their order; those of the names in `without` are left out."""
-        imported = {n for s in self.statements if s.is_import for n in s.binds}
-        wanted, chosen = {name}, set()
-        grown = True
-        while grown:
-            grown = False
-            for i, statement in enumerate(self.statements):
-                if i in chosen or statement.asks_somebody or statement.binds & without:
-                    continue
-                if statement.binds & wanted or "*" in statement.binds or statement.alters & wanted - imported:
-                    chosen.add(i)
-                    wanted |= statement.needs
-                    grown = True
-        return [s for i, s in enumerate(self.statements) if i in chosen]
+    def needed_for(self, name: str, without: frozenset[str] = frozenset(), broad: bool = False) -> list[Statement]:
+        """The statements that a name needs, in their order."""
+        return self.selection(name, without, broad).statements
+
+    def selection(self, name: str, without: frozenset[str] = frozenset(), broad: bool = False) -> Selection:
+        """What a name needs; see `Selection`."""
+        return Selection(self.files_last(name), name, without, broad)
+
+    def files_last(self, name: str) -> list[list[Statement]]:
+        """Statements file by file; the file whose definition of a name counts comes last."""
+        by_file: dict[Path, list[Statement]] = {}
+        for cell in self.cells:
+            by_file.setdefault(cell.file, []).extend(cell.statements)
+        home = self.defining_cells(name)[-1:]
+        if not home:
+            return [self.statements]
+        by_file[home[0].file] = by_file.pop(home[0].file)
+        return list(by_file.values())
 
     def names_needed_for(self, name: str) -> set[str]:
         """All names that the statements of a name read."""
         return {n for s in self.needed_for(name) for n in s.needs}
+
+
+def seems_to_define(source: str, name: str) -> bool:
+    """Whether a text that may be no Python defines or imports a name."""
+    word = re.escape(name)
+    ways = (
+        rf"(?:async\s+)?def\s+{word}\b",
+        rf"class\s+{word}\b",
+        rf"{word}\s*=(?!=)",
+        rf"(?:from|import)\b.*\b{word}\b",
+    )
+    return bool(re.search(rf"^\s*(?:{'|'.join(ways)})", source, re.MULTILINE))
 
 
 def read_submission(path: Path, lesson: str | None = None) -> Submission:
@@ -82,125 +121,110 @@ def read_submission(path: Path, lesson: str | None = None) -> Submission:
         SubmissionError: nothing is there, or it cannot be read.
     """
     path = Path(path)
-    if lesson and (path / lesson).is_dir():
-        path = path / lesson
-    return read_files(files_of(path))
+    try:
+        if lesson and (path / lesson).is_dir():
+            path = path / lesson
+        found = files_of(path)
+    except ValueError as error:  # such as a NUL in the name
+        raise error if isinstance(error, SubmissionError) else SubmissionError(f"{str(path)!r} is no path") from error
+    submission = read_files(found.files)
+    submission.refused = found.refused + submission.refused
+    return submission
 
 
-def read_files(files: list[Path]) -> Submission:
+def read_files(files: Sequence[Path]) -> Submission:
     """Read notebooks or Python files, in this order; where several define a name, the last one counts.
 
     Raises:
-        SubmissionError: one of them cannot be read.
+        SubmissionError: none of them can be read.
     """
-    cells = [cell for file in files for cell in cells_of(file, several=len(files) > 1)]
-    for cell in cells:
+    submission = Submission([])
+    for path in files:
+        try:
+            read_file(Path(path), label_of(Path(path), files), submission)
+        except SubmissionError as error:
+            submission.refused.append(str(error))
+    if len(submission.refused) == len(files):
+        raise SubmissionError("; ".join(submission.refused[:2]))
+    for cell in submission.cells:
         try:
             cell.statements = read_statements(cell.name, cell.source)
+            if cell.file.suffix.lower() == ".py":
+                cell.statements = [s for s in cell.statements if not s.is_script_only]
         except SyntaxError as error:
             cell.error = f"{error.msg} ({cell.name}, line {error.lineno})"
+    for path in files:
+        submission.modules.update(modules_beside(Path(path), submission))
     if len(files) > 1:
-        drop_stubs_written_elsewhere(cells)
-    return Submission(cells)
+        drop_stubs_written_elsewhere(submission.cells)
+    return submission
 
 
-def files_of(path: Path) -> list[Path]:
-    """The notebooks (or Python files) of a path."""
-    if path.is_symlink():
-        raise SubmissionError(f"{path} is a link; hand in the file itself")
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        exists = "is neither a file nor a folder" if path.exists() else "does not exist"
-        raise SubmissionError(f"{path} {exists}")
-    inside = [p for p in sorted(path.rglob("*")) if not any(x.startswith(".") for x in p.relative_to(path).parts)]
-    for suffix in (".ipynb", ".py"):
-        files = [p for p in inside if p.suffix == suffix]
-        for file in files:
-            if file.is_symlink() or not file.is_file():
-                raise SubmissionError(f"{file} is a link or a special file; hand in the file itself")
-        if files:
-            return files
-    raise SubmissionError(f"{path} holds no notebook and no Python file")
+def label_of(path: Path, files: Sequence[Path]) -> str:
+    """How a file is called in sentences: not at all if it is the only one."""
+    if len(files) == 1:
+        return ""
+    namesakes = [p for p in files if Path(p).name == path.name]
+    return path.name if len(namesakes) == 1 else f"{path.parent.name}/{path.name}"
 
 
-def cells_of(path: Path, several: bool) -> list[Cell]:
-    """The code cells of a file."""
-    if path.stat().st_size > MAX_BYTES:
-        raise SubmissionError(f"{path.name} is larger than {MAX_BYTES // 2**20} MB")
-    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
-    if path.suffix == ".py":
-        return script_cells(path, text)
-    cells = []
-    for number, source in enumerate(code_of_notebook(path, text), start=1):
-        name = f"{path.name} cell {number}" if several else f"cell {number}"
-        cells.append(Cell(name, path, without_magics(source), []))
-    return cells
-
-
-def raw_cells(path: Path, text: str) -> list[dict]:
-    """A notebook's cells as they are in the file; formats before 4 keep them in worksheets.
-
-    Read by hand: nbformat refuses notebooks whose metadata an editor has stripped or mangled.
+def read_file(path: Path, label: str, submission: Submission) -> None:
+    """Add a file's cells.
 
     Raises:
-        SubmissionError: it is no notebook.
+        SubmissionError: it cannot be read.
     """
-    try:
-        notebook = json.loads(text)
-        if not isinstance(notebook, dict):
-            raise ValueError("no object")
-    except (ValueError, RecursionError) as error:
-        what = "it is empty" if not text.strip() else "it is not valid JSON"
-        raise SubmissionError(f"{path.name} is not a notebook: {what}; save it again from Jupyter") from error
-    found = []
-    for sheet in notebook.get("worksheets") or [notebook]:
-        cells = sheet.get("cells") if isinstance(sheet, dict) else None
-        found += [cell for cell in cells if isinstance(cell, dict)] if isinstance(cells, list) else []
-    return found
+    text = text_of(path)
+    if path.suffix.lower() == ".ipynb" or is_notebook(text):
+        read_notebook(path, text, label, submission)
+    elif path.suffix.lower() == ".py" or parses(text) and text.strip():
+        submission.cells += script_cells(path, label or path.name, text)
+    else:
+        raise SubmissionError(f"{path.name} is neither a notebook nor a Python file")
 
 
-def source_of(cell: dict) -> str:
-    """A cell's text: a string, or a list of lines."""
-    source = cell.get("source", cell.get("input", ""))
-    return "".join(map(str, source)) if isinstance(source, list) else str(source)
+def is_notebook(text: str) -> bool:
+    """A notebook under another name."""
+    content = notebook_in(text) if text.lstrip()[:1] == "{" else None
+    return content is not None and bool({"cells", "worksheets"} & set(content))
 
 
-def code_of_notebook(path: Path, text: str) -> list[str]:
-    """The sources of a notebook's code cells."""
-    return [source_of(cell) for cell in raw_cells(path, text) if cell.get("cell_type") == "code"]
+def read_notebook(path: Path, text: str, label: str, submission: Submission) -> None:
+    """Add a notebook's cells.
+
+    Raises:
+        SubmissionError: it is no notebook, or has no cells.
+    """
+    cells = raw_cells(path, text)
+    if not cells:
+        raise SubmissionError(f"{path.name} is a notebook without cells; save it again from Jupyter")
+    number, prefix = 0, f"{label} " if label else ""
+    for cell in cells:
+        source = source_of(cell)
+        if cell.get("cell_type") != "code":
+            submission.texts.append((f"a {cell.get('cell_type') or 'nameless'} cell", source))
+            continue
+        number += 1
+        name = f"{prefix}cell {number}"
+        written = written_module(source)
+        if written:
+            submission.modules[written[0]] = written[1]
+        submission.cells.append(Cell(name, path, without_magics(source)))
 
 
-def without_magics(source: str) -> str:
-    """A cell as plain Python with the same line numbers: IPython's magics become calls that are never made."""
-    timed = PYTHON_MAGICS.match(source)
-    if timed:
-        return "\n" * timed.group().count("\n") + source[timed.end() :]
-    if source.lstrip().startswith("%%"):
-        return ""
-    try:
-        compile(source, "cell", "exec", 0x400)  # 0x400: only parse
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        lines = source.splitlines()
-        if any(re.match(r"\s*[%!?]|.*=\s*[%!]|.*\?\s*$", line) for line in lines):
-            from IPython.core.inputtransformer2 import TransformerManager  # slow to import, seldom needed
-
-            changed = TransformerManager().transform_cell(source)
-            return changed if changed.count("\n") <= source.count("\n") + 1 else source
-    return source
-
-
-def script_cells(path: Path, text: str) -> list[Cell]:
+def script_cells(path: Path, name: str, text: str) -> list[Cell]:
     """A Python file as one cell; one that does not parse is cut so that an error costs only what stands around it."""
+    whole = Cell(name, path, without_magics(text))
     try:
-        compile(text, path.name, "exec", 0x400)
-        return [Cell(path.name, path, text, [])]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        starts = [m.start() for m in (PERCENT if PERCENT.search(text) else BLOCK).finditer(text)]
+        read_statements(name, whole.source)
+    except SyntaxError:
+        text = whole.source
+        starts = [m.start() for m in (CELL_STARTS if CELL_STARTS.search(text) else BLOCK).finditer(text)]
         starts = sorted({0, *(decorated(text, start) for start in starts)})
         pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
         lines_before = [text[:a].count("\n") for a in starts]
-        return [Cell(path.name, path, "\n" * n + p, []) for n, p in zip(lines_before, pieces, strict=True)]
+        return [Cell(name, path, "\n" * n + p) for n, p in zip(lines_before, pieces, strict=True)]
+    return [whole]
 
 
 def decorated(text: str, start: int) -> int:
@@ -211,9 +235,39 @@ def decorated(text: str, start: int) -> int:
     return start
 
 
+def modules_beside(path: Path, submission: Submission) -> dict[str, str]:
+    """The Python files in a file's folder that its code imports, and those that they import."""
+    found: dict[str, str] = {}
+    pending = [s for cell in submission.cells if cell.file == path for s in cell.statements]
+    while pending and len(found) < MAX_MODULES:
+        for name in imported_modules(pending.pop()):
+            beside = path.parent / f"{name}.py"
+            if name in found or name in submission.modules or not beside.is_file() or beside == path:
+                continue
+            try:
+                found[name] = text_of(beside)
+                pending += read_statements(name, found[name])
+            except (SubmissionError, SyntaxError):
+                continue
+    return found
+
+
+def imported_modules(statement: Statement) -> set[str]:
+    """Names of modules that a statement imports."""
+    names = set()
+    for node in ast.walk(statement.node):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
 def drop_stubs_written_elsewhere(cells: list[Cell]) -> None:
-    """Among several notebooks, a stub does not hide the function that another of them has written."""
-    written = {(cell.file, n) for cell in cells for s in cell.statements for n in s.binds if not s.is_stub}
+    """Among several files, a stub does not hide the function that another of them has written."""
+    written = {
+        (cell.file, n) for cell in cells for s in cell.statements if not s.is_stub for n in s.binds if s.may_define(n)
+    }
     for cell in cells:
         cell.statements = [
             s

@@ -7,29 +7,25 @@ ends, and the judge starts another.
 
 from __future__ import annotations
 
-import ast
-import builtins
 import importlib
 import os
 import select
 import signal
-import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable
 from typing import BinaryIO
 
 import torch
 
 from autograder import probes, wire
-from autograder.observe import LEARNER, ReferenceUsed, describe, observe, own_line
-from autograder.statements import AWAIT
+from autograder.guard import Hidden, Untouched, hide_reference
+from autograder.loading import load
+from autograder.observe import observe
 
 MAX_RESULT = 256 * 2**20
 MAX_FILE = 64 * 2**20
 MEMORY = 4 * 2**30
-TORCH = os.path.dirname(torch.__file__)
 CAN_FORK = hasattr(os, "fork")
 
 
@@ -149,113 +145,23 @@ def set_limits(seconds: float) -> None:
 
 
 def run_job(job: dict, send: Callable[[bytes], object]) -> None:
-    """Load the learner's code, call the function on every case, send what happened after each call."""
-    untouched = snapshot()
-    hide_reference(job["reference"])
-    namespace, trouble = load(job["cells"])
-    send(wire.pack({"trouble": trouble, "found": job["name"] in namespace}))
-    if job["name"] not in namespace:
+    """Load the learner's code, call the function on every case, send what happened after each step."""
+    untouched = Untouched()
+    hide_reference(**job["reference"])
+    loaded = load(job["cells"], job["beside"], job["keep"], lambda place: send(wire.pack({"at": place})))
+    function, probe = loaded.names.get(job["name"]), getattr(probes, job["probe"])
+    head = {"trouble": loaded.trouble, "notes": loaded.notes, "found": callable(function)}
+    send(wire.pack({**head, "reference_used": loaded.reference_used or Hidden.touched}))
+    if not callable(function):
         return
-    function, probe = namespace[job["name"]], getattr(probes, job["probe"])
     for index in job["order"]:
-        seen = observe(function, job["cases"][index], probe, tuple(job["parts"]), job["gradients"][index])
+        case, gradients = job["cases"][index], job["gradients"][index]
+        seen = observe(function, case, probe, tuple(job["parts"]), gradients, interruptible=False)
         seen.reference_used |= Hidden.touched
-        seen.state += [f"{name}, which it replaces" for name in replaced(untouched)]
+        seen.state += [f"what {name} is" for name in untouched.replaced()]
         send(wire.pack_observation(seen))
         if seen.missing or seen.reference_used:
             return
-
-
-def load(cells: list[dict]) -> tuple[dict, list[str]]:
-    """Run the statements that the function needs, and say which of them failed."""
-    module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = builtins
-    sys.modules["__main__"] = module
-    builtins.input = no_input
-    trouble, flags = [], 0
-    for cell in cells:
-        nodes = compile(cell["source"], LEARNER + cell["name"], "exec", AWAIT, dont_inherit=True).body
-        for index in cell["statements"]:
-            node = nodes[index]
-            if isinstance(node, ast.ImportFrom) and node.module == "__future__":
-                flags |= annotations_flag(node)
-            try:
-                code = compile(ast.Module([node], []), LEARNER + cell["name"], "exec", flags, dont_inherit=True)
-                exec(code, module.__dict__)
-            except ReferenceUsed:
-                Hidden.touched = True
-            except BaseException as error:  # a learner's code may raise anything
-                trouble.append(f"{describe(error)} ({own_line(error) or cell['name']})")
-    return module.__dict__, trouble
-
-
-def annotations_flag(node: ast.ImportFrom) -> int:
-    """Compiler flags of a `from __future__` import, which hold for all later cells."""
-    import __future__
-
-    return sum(getattr(__future__, alias.name).compiler_flag for alias in node.names if hasattr(__future__, alias.name))
-
-
-def no_input(prompt: object = "") -> str:
-    """In place of `input`."""
-    raise EOFError("input() waits for somebody to type, and nobody is there while your code is graded")
-
-
-class Hidden:
-    """Whether the learner's code has touched the reference."""
-
-    touched = False
-    files: tuple[str, ...] = ()
-
-
-def hide_reference(reference: dict) -> None:
-    """Make the reference of the exercise unusable in this process: calling it, or reading its file, is noticed."""
-    module = sys.modules.get(reference["module"])
-    if module is None:
-        return
-
-    def refuse(*args, **kwargs):
-        raise sys.modules["autograder.observe"].ReferenceUsed
-
-    function = getattr(module, reference["name"])
-    function.__code__ = refuse.__code__
-    Hidden.files = (os.path.realpath(module.__file__), os.path.realpath(module.__cached__ or module.__file__))
-    sys.addaudithook(notice)
-
-
-def notice(event: str, arguments: tuple) -> None:
-    """Called by Python at every file that is opened and every module that is imported."""
-    if event == "open" and isinstance(arguments[0], str) and os.path.realpath(arguments[0]) in Hidden.files:
-        Hidden.touched = True
-        raise PermissionError("the reference implementation of this exercise is hidden while your code is graded")
-    if event == "import" and str(arguments[0]).startswith("autograder.lesson_"):
-        Hidden.touched = True
-        raise PermissionError("the grader's exercises are hidden while your code is graded")
-
-
-WATCHED = (torch, torch.Tensor, torch.nn.functional, torch.autograd, torch.testing, torch.random, builtins)
-
-
-def snapshot() -> list[dict]:
-    """Torch's functions as they are."""
-    return [dict(vars(owner)) for owner in WATCHED]
-
-
-def replaced(before: list[dict]) -> list[str]:
-    """Names of torch's functions that are not what they were."""
-    names = []
-    for owner, was in zip(WATCHED, before, strict=True):
-        now = vars(owner)
-        for name, one in was.items():
-            if name != "input" and callable(one) and now.get(name) is not one and not of_torch(now.get(name)):
-                names.append(f"{owner.__name__}.{name}")
-    return names
-
-
-def of_torch(one: object) -> bool:
-    """Torch wraps some of its own functions when parts of it are imported late."""
-    code = getattr(one, "__code__", None)
-    return isinstance(code, types.CodeType) and code.co_filename.startswith(TORCH)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,175 @@
+"""What learners' code must not do in the process that runs it: use the reference, start programs, mend the grader.
+
+This makes the shortest ways impossible and says so; it shuts nobody in. For that there is `autograder.sandbox`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import random
+import sys
+import types
+from operator import is_
+
+import safetensors.torch
+import torch
+
+from autograder.observe import ReferenceUsed
+
+TORCH = os.path.dirname(torch.__file__)
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+PROGRAMS = frozenset(
+    ["subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile"]
+    + ["os.fork", "os.forkpty", "pty.spawn"]
+)
+LIMITS = frozenset(["resource.setrlimit", "resource.prlimit"])
+HIDDEN = "the reference implementation of this exercise is hidden while your code is graded"
+
+
+class Hidden:
+    """What is hidden, and whether the learner's code has touched it."""
+
+    touched = False
+    names: frozenset[str] = frozenset()
+    places: frozenset[tuple[int, int]] = frozenset()
+    folders: tuple[str, ...] = ()
+
+
+def refused():
+    """Called in place of the reference."""
+    Hidden.touched = True
+    raise ReferenceUsed
+
+
+def hide_reference(module: str, name: str) -> None:
+    """Make the reference of an exercise unusable in this process: calling it, or reading its file, is noticed.
+
+    Args:
+        module: where it stands; it may not have been imported.
+        name: of the function.
+    """
+    home = sys.modules.get(module)
+    sys.addaudithook(notice)
+    if home is None:
+        return
+
+    def refuse(*args, **kwargs):
+        # these are no globals of the function whose code this becomes
+        __import__("sys").modules["autograder.guard"].refused()
+
+    function = getattr(home, name)
+    function.__code__, function.__defaults__, function.__kwdefaults__ = refuse.__code__, None, None
+    files = [home.__file__, *compiled_files(home.__file__)]
+    Hidden.names = frozenset(map(os.path.basename, files))
+    Hidden.places = frozenset(place_of(file) for file in files if os.path.exists(file))
+    Hidden.folders = folders_with_answers()
+
+
+def compiled_files(source: str) -> list[str]:
+    """The compiled files of a module, whichever Python made them."""
+    folder, stem = os.path.join(os.path.dirname(source), "__pycache__"), os.path.basename(source).removesuffix(".py")
+    try:
+        return [os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(stem + ".")]
+    except OSError:
+        return []
+
+
+def folders_with_answers() -> tuple[str, ...]:
+    """Where right implementations stand: the exercises, and in a checkout the solutions and the tests."""
+    root = os.path.dirname(PACKAGE)
+    found = [os.path.join(PACKAGE, f"lesson_{number:02d}") for number in range(9)]
+    if os.path.exists(os.path.join(root, "pyproject.toml")):
+        found += [os.path.join(root, "solutions"), os.path.join(root, "tests")]
+    return tuple(os.path.realpath(folder) + os.sep for folder in found)
+
+
+def place_of(file: str) -> tuple[int, int]:
+    """What a file is, by whatever name it goes."""
+    info = os.stat(file)
+    return info.st_dev, info.st_ino
+
+
+def notice(event: str, arguments: tuple) -> None:
+    """Called by Python at every file that is opened, every module that is imported, every program that is started."""
+    if event == "open":
+        if is_hidden(arguments[0]):
+            Hidden.touched |= not only_formats_a_message()
+            raise PermissionError(HIDDEN)
+    elif event == "import":
+        if str(arguments[0]).startswith("autograder.lesson_"):
+            Hidden.touched = True
+            raise PermissionError("the grader's exercises are hidden while your code is graded")
+    elif event in PROGRAMS:
+        raise PermissionError("no other program can be started while your code is graded")
+    elif event in ("os.kill", "os.killpg"):
+        if arguments[0] != os.getpid():
+            raise PermissionError("other processes cannot be ended while your code is graded")
+    elif event in LIMITS:
+        raise PermissionError("limits cannot be changed while your code is graded")
+
+
+def is_hidden(path: object) -> bool:
+    """Whether a path, in whatever form, leads to a hidden file."""
+    if isinstance(path, int):
+        return False
+    try:
+        name = os.fsdecode(path)
+        if os.path.realpath(name).startswith(Hidden.folders):
+            return True
+        return place_of(name) in Hidden.places
+    except (OSError, ValueError):
+        # it is not there, unless it is relative to a folder that was opened before
+        return not os.path.isabs(name) and os.path.basename(name) in Hidden.names
+    except TypeError:
+        return False
+
+
+def only_formats_a_message() -> bool:
+    """Whether the file is read for a line to print in a warning or a traceback."""
+    frame = sys._getframe(1)
+    while frame is not None and os.path.basename(frame.f_code.co_filename) in (
+        "guard.py",
+        "tokenize.py",
+        "linecache.py",
+    ):
+        frame = frame.f_back
+    return frame is not None and os.path.basename(frame.f_code.co_filename) in ("traceback.py", "warnings.py")
+
+
+class Untouched:
+    """Torch's functions and the grader's own as they were, to tell which of them have been replaced."""
+
+    def __init__(self):
+        mine = [m for name, m in sorted(sys.modules.items()) if name.startswith("autograder.") and m]
+        classes = [c for m in mine for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__]
+        library = [torch, torch.Tensor, torch.nn.functional, torch.autograd, torch.testing, torch.random, builtins]
+        self.were = []
+        for owner in [*library, random, safetensors.torch, *mine, *classes]:
+            functions = {name: one for name, one in vars(owner).items() if callable(one)}
+            self.were.append(
+                (owner, tuple(functions), tuple(functions.values()), tuple(map(code_of, functions.values())))
+            )
+
+    def replaced(self) -> list[str]:
+        """Names of functions that are not what they were."""
+        found = []
+        for owner, names, functions, codes in self.were:
+            now = vars(owner).get
+            if all(map(is_, map(now, names), functions)) and all(map(is_, map(code_of, functions), codes)):
+                continue
+            for name, was, code in zip(names, functions, codes, strict=True):
+                if (now(name) is not was or code_of(was) is not code) and not of_torch(now(name)):
+                    found.append(f"{owner.__name__}.{name}")
+        return found
+
+
+def code_of(function: object) -> types.CodeType | None:
+    """A Python function's code."""
+    return function.__code__ if type(function) is types.FunctionType else None
+
+
+def of_torch(one: object) -> bool:
+    """Torch wraps some of its own functions when parts of it are imported late."""
+    code = getattr(one, "__code__", None)
+    return isinstance(code, types.CodeType) and code.co_filename.startswith(TORCH)

@@ -13,6 +13,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from course.build import Lesson, lessons, solved_notebook
+from course.functions import BEGIN, END
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -86,7 +87,9 @@ def solved(
     for cell in notebook.cells:
         marks = cell.metadata.get("nbgrader")
         if marks and marks.solution:
-            cell.source = right[marks.grade_id] if cell.cell_type == "code" else answer
+            lines = right[marks.grade_id].splitlines()
+            code = "\n".join(line for line in lines if line.strip() not in (BEGIN, END))
+            cell.source = code if cell.cell_type == "code" else answer
     return notebook
 
 

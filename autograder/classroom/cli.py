@@ -69,13 +69,14 @@ COMMANDS = {"grade": Grade, "report": Report, "protections": Protections}
 def main(arguments: list[str]) -> int:
     """Run a command; what is wrong is said in one sentence, with exit status 2."""
     from autograder.exercise import bank
+    from autograder.sandbox import SandboxError
 
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="rlhf class", args=arguments)
     try:
         if hasattr(command, "lesson"):
             bank(command.lesson)
         return command.run()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, SandboxError) as error:
         print(f"rlhf class: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "nbgrader":

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from autograder.classroom.nbgrader_parts import Course, CourseGrader
 from autograder.classroom.verdicts import ungraded
-from autograder.sandbox import protections
+from autograder.sandbox import protections, require_all
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,10 @@ def give_up(course: Course, lesson: str, student: str) -> None:
 
 def print_protections(console: Console) -> None:
     """What shuts students' code in on this machine, and what is missing."""
+    console.print("students' code is shut in; tried on this machine:")
     for one in protections():
-        mark = "[green]✔[/]" if one.in_force else "[red]✘[/]"
-        console.print(f"{mark} {one.name}" + ("" if one.in_force else f" — {one.why_not}"), highlight=False)
+        line = f"  {'✔' if one.in_force else '✘'} {one.name} ({one.how})"
+        console.print(line, style="" if one.in_force else "red", highlight=False, soft_wrap=True)
 
 
 def grade_class(root: Path, lesson: str, jobs: int, strict: bool = False, fill: bool = True) -> int:
@@ -140,6 +141,8 @@ def grade_class(root: Path, lesson: str, jobs: int, strict: bool = False, fill: 
         console.print(f"nothing has been collected for {lesson}; collect with: nbgrader collect {lesson}")
         return 1
     print_protections(console)
+    if strict:
+        require_all()
     students = missing_verdicts(course, lesson)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from autograder.report import as_html, headline
 from autograder.runner import SECONDS, Worker
 
 WORK = ".grading"  # in the course directory: verdicts, prepared notebooks, what is in the gradebook
+NOTES = ("timestamp.txt", "submission_secret.txt")  # what nbgrader puts beside a submission
 CHECK = "check-"  # a check cell's grade_id is this and the exercise's name
 
 
@@ -97,7 +99,7 @@ class CourseGrader(NbGraderPreprocessor):
 
     def new_worker(self) -> Worker:
         """A worker whose process is shut in."""
-        return Worker(self.seconds)
+        return Worker(self.seconds, sandbox=True, strict=self.strict)
 
     @property
     def worker(self) -> Worker:
@@ -152,9 +154,9 @@ class CourseAutograde(Autograde):
             target = Path(self._format_source(lesson, student))
             target.mkdir(parents=True, exist_ok=True)
             (target / prepared.name).write_text(prepared.text(), encoding="utf-8")
-            stamp = folder / "timestamp.txt"
-            if stamp.is_file() and not stamp.is_symlink():
-                (target / stamp.name).write_bytes(stamp.read_bytes()[:100])
+            for note in (folder / name for name in NOTES):
+                if note.is_file() and not note.is_symlink():
+                    (target / note.name).write_bytes(note.read_bytes()[:1000])
         super().init_notebooks()
 
     def init_destination(self, assignment_id: str, student_id: str) -> bool:
@@ -185,6 +187,16 @@ def read_key(path: Path) -> str | None:
         return None
 
 
+def feedback_for_renamed(assignment: str, student: str, notebooks: list[str]) -> None:
+    """Feedback under the name that a student's notebook has, too: `nbgrader fetch_feedback` asks for that."""
+    for notebook in map(Path, notebooks):
+        root = notebook.parents[3]
+        page = root / "feedback" / notebook.parts[-3] / assignment / f"{notebook.stem}.html"
+        for other in (root / "submitted" / notebook.parts[-3] / assignment).glob("*.ipynb"):
+            if page.exists() and other.stem != notebook.stem:
+                shutil.copyfile(page, page.with_name(f"{other.stem}.html"))
+
+
 def install(config) -> None:
     """Put the course's grader into nbgrader: called by nbgrader_config.py.
 
@@ -192,6 +204,7 @@ def install(config) -> None:
     use that class are given ours.
     """
     config.Autograde.autograde_preprocessors = [CourseGrader, SaveAutoGrades, AssignLatePenalties, CheckCellMetadata]
+    config.GenerateFeedback.post_convert_hook = feedback_for_renamed
     nbgrader.apps.autogradeapp.Autograde = nbgrader.apps.api.Autograde = CourseAutograde
     # nbgrader calls alembic by its bare name when it makes a gradebook
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -6,12 +6,14 @@ Each function gets a case's arguments and the recorded tensors, and returns numb
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import torch
 from torch import Tensor
 
 from autograder import tiny_update
+from autograder.frequencies import counts_fit
 from autograder.probes import subset
 from autograder.sampling import sample_facts  # noqa: F401
 
@@ -64,31 +66,45 @@ def minibatch_facts(args: tuple, values: Values) -> Values:
     table = rows.reshape(epochs, batch_size) if complete else torch.zeros(epochs, batch_size, dtype=torch.long)
     natural = torch.arange(batch_size)
     permutations = complete and bool((table.sort(dim=1).values == natural).all())
+    many = epochs >= 1000
+    by_chance = batch_size >= 8 and not many  # two permutations are never equal by chance
     different = len({tuple(row) for row in table.tolist()})
-    firsts = torch.bincount(table[:, 0].clamp(0, batch_size - 1), minlength=batch_size)
-    many = epochs >= 20 * batch_size
-    return {
-        "there are as many minibatches as the epochs need": yes(len(sizes) == epochs * len(right)),
-        "every minibatch has minibatch_size rows, but the last of an epoch, which has what is left": yes(
-            sizes.tolist() == right * epochs
-        ),
-        "in every epoch each row comes exactly once": yes(permutations),
-        "the rows are shuffled": yes(batch_size < 8 or not bool((table == natural).all(dim=1).any())),
-        "every epoch is shuffled anew": yes(batch_size < 8 or different == epochs),
-        "every row is as likely as any other to come first": yes(not many or firsts.min() > epochs / batch_size / 4),
-        "every order of the rows comes up": yes(
-            not many or batch_size > 3 or different == {1: 1, 2: 2, 3: 6}[batch_size]
-        ),
-        "the same generator in the same state gives the same rows": yes(torch.equal(rows, values["again"].long())),
-        "a generator with another seed gives other rows": yes(
-            batch_size < 8 or not torch.equal(rows, values["other"].long())
-        ),
-        "without a generator, torch's default generator decides": yes(
-            torch.equal(values["default_once"], values["default_again"])
-            and (batch_size < 8 or not torch.equal(values["default_once"], values["default_twice"]))
-        ),
-        "sizes": sizes.double(),
+    facts = {
+        "there are as many minibatches as the epochs need": len(sizes) == epochs * len(right),
+        "every minibatch has minibatch_size rows, but the last of an epoch, which has what is left": sizes.tolist()
+        == right * epochs,
+        "in every epoch each row comes exactly once": permutations,
+        "the rows are shuffled": not by_chance or not bool((table == natural).all(dim=1).any()),
+        "every epoch is shuffled anew": not by_chance or different == epochs,
+        "every order of the rows is as likely as any other": not many or orders_fit(table),
+        "one epoch says nothing of the next": not many
+        or orders_fit(table[:-1] * batch_size + table[1:], batch_size**2),
     }
+    if not many:
+        same = torch.equal(values["default_once"], values["default_again"])
+        moves = not torch.equal(values["default_once"], values["default_twice"])
+        facts |= {
+            "the same generator in the same state gives the same rows": torch.equal(rows, values["again"].long()),
+            "a second call with the same generator gives other rows": not by_chance
+            or not torch.equal(rows, values["second"].long()),
+            "a generator with another seed gives other rows": not by_chance
+            or not torch.equal(rows, values["other"].long()),
+            "without a generator, torch's default generator decides": same and (moves or not by_chance),
+        }
+    shown = torch.zeros(epochs * (len(right) + 1), dtype=torch.float64)
+    shown[: len(sizes)] = sizes[: len(shown)].double()
+    return {**{name: yes(holds) for name, holds in facts.items()}, "sizes": shown}
+
+
+def orders_fit(table: Tensor, base: int = 0) -> bool:
+    """Whether the rows of a table [times, entries], of numbers below `base`, come equally often."""
+    base = base or table.shape[1]
+    keys = (table * base ** torch.arange(table.shape[1])).sum(dim=1)
+    found = torch.unique(keys, return_counts=True)[1].double()
+    possible = math.factorial(table.shape[1]) ** (2 if base > table.shape[1] else 1)
+    counts = torch.zeros(max(possible, len(found)), dtype=torch.float64)
+    counts[: len(found)] = found
+    return counts_fit(counts, torch.full_like(counts, len(table) / possible))
 
 
 def score_facts(args: tuple, values: Values) -> Values:

@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from autograder.sampling import sample  # noqa: F401
+from autograder.sampling import sample, used_generator  # noqa: F401
 
 MANY = 10_000  # more minibatches or steps than any case asks for
 
@@ -21,6 +21,13 @@ MANY = 10_000  # more minibatches or steps than any case asks for
 def call(function: Callable, *args):
     """Most functions: one call, and its result."""
     return function(*args)
+
+
+def collated(function: Callable, *args) -> object:
+    """The four tensors of a batch of pairs, out of a dict; other keys in it do no harm."""
+    result, asked = function(*args), ("chosen_ids", "chosen_mask", "rejected_ids", "rejected_mask")
+    whole = isinstance(result, dict) and all(name in result for name in asked)
+    return {name: result[name] for name in asked} if whole else result
 
 
 def flag(condition: object) -> Tensor:
@@ -61,36 +68,27 @@ def split(function: Callable, prompts: list[str], fraction: float, seed: int) ->
 
 
 def minibatches(function: Callable, batch_size: int, minibatch_size: int, epochs: int, seed: int) -> object:
-    """All minibatches one after another, their sizes, and what another call makes of the same and of another seed."""
+    """All minibatches one after another, their sizes, and what further calls make of the same and of another seed."""
 
     def rows(generator: torch.Generator | None) -> list:
         return list(islice(function(batch_size, minibatch_size, epochs, generator), MANY))
 
-    first = rows(torch.Generator().manual_seed(seed))
+    generator = used_generator(seed)
+    first = rows(generator)
     wrong = next((m for m in first if not (type(m) is Tensor and m.dtype == torch.int64 and m.dim() == 1)), None)
     if wrong is not None or not first:
         return wrong if first else None
-    again, other = rows(torch.Generator().manual_seed(seed)), rows(torch.Generator().manual_seed(seed + 1))
-    before = torch.get_rng_state()
-    default = [torch.cat(rows(None)) for _ in range(2)]
-    torch.set_rng_state(before)
-    return {
-        "rows": torch.cat(first),
-        "sizes": torch.tensor([len(m) for m in first]),
-        "again": torch.cat(again),
-        "other": torch.cat(other),
-        "default_once": default[0],
-        "default_twice": default[1],
-        "default_again": torch.cat(rows_of_default(rows, before)),
-    }
-
-
-def rows_of_default(rows: Callable, state: Tensor) -> list:
-    """What comes from torch's default generator in a given state, which is put back."""
+    recorded = {"rows": torch.cat(first), "sizes": torch.tensor([len(m) for m in first])}
+    if epochs >= 1000:
+        return recorded
+    further = {"second": generator, "again": used_generator(seed), "other": used_generator(seed + 1)}
+    recorded |= {name: torch.cat(rows(this)) for name, this in further.items()}
+    state = torch.get_rng_state()
+    recorded |= {name: torch.cat(rows(None)) for name in ("default_once", "default_twice")}
     torch.set_rng_state(state)
-    found = rows(None)
+    recorded["default_again"] = torch.cat(rows(None))
     torch.set_rng_state(state)
-    return found
+    return recorded
 
 
 def score(

@@ -398,7 +398,7 @@ def minibatch_cases(seed: int) -> list[Case]:
         Case((8, 16, 2, seed % 1000), "a minibatch that is larger than the batch"),
         Case((9, 9, 2, seed % 1000), "a minibatch of the whole batch"),
         Case((1, 1, 2, seed % 1000), "a single row"),
-        Case((3, 1, 400, seed % 1000), "3 rows and 400 epochs"),
+        Case((3, 3, 1500, seed % 1000), "3 rows and 1,500 epochs"),
         Case((11, 1, 1, seed % 1000), "one epoch, and one row in each minibatch"),
     ]
 
@@ -438,6 +438,25 @@ def minibatch_order_only(batch_size, minibatch_size, epochs, generator=None):
 def minibatch_mixed(batch_size, minibatch_size, epochs, generator=None):
     everything = torch.arange(batch_size).repeat(epochs)[torch.randperm(batch_size * epochs, generator=generator)]
     yield from everything.split(minibatch_size)
+
+
+def minibatch_within(batch_size, minibatch_size, epochs, generator=None):
+    for _ in range(epochs):
+        for block in torch.arange(batch_size).split(minibatch_size):
+            yield block[torch.randperm(len(block), generator=generator)]
+
+
+def minibatch_copied(batch_size, minibatch_size, epochs, generator=None):
+    mine = None
+    if generator is not None:
+        mine = torch.Generator()
+        mine.set_state(generator.get_state())
+    return minibatcher()(batch_size, minibatch_size, epochs, mine)
+
+
+def minibatch_seeded(n, g):
+    torch.manual_seed(0)
+    return torch.randperm(n)
 
 
 def minibatch_counts(batch_size, minibatch_size, epochs, generator=None):
@@ -483,7 +502,7 @@ MINIBATCH = Exercise(
     probe="minibatches",
     facts="minibatch_facts",
     asks="an iterator of int64 tensors",
-    draws=2,
+    draws=1,
     variants=(minibatch_list, minibatch_sorting, minibatch_multinomial),
     mistakes=(
         Mistake("not-shuffled", minibatcher(rows=lambda n, g: torch.arange(n)), "The rows come in their own order.",
@@ -499,6 +518,15 @@ MINIBATCH = Exercise(
         Mistake("generator-ignored", minibatcher(rows=lambda n, g: torch.randperm(n)), "The generator is not used.", "How would somebody repeat this update exactly?"),
         Mistake("seeded-anew", minibatcher(rows=minibatch_endless_seed), "Every epoch begins with the same seed.", "What do two epochs have in common, if both begin with the same seed?",
                 twins=("shuffled-once",)),
+        Mistake("generator-copied", minibatch_copied, "The generator's state is copied and never moves on, so that the next call gives the same again.",
+                "What do two updates have in common, if both begin with the same random numbers?"),
+        Mistake("own-generator", minibatcher(rows=lambda n, g: torch.randperm(n, generator=g or torch.Generator().manual_seed(n))), "Without a generator, a fixed seed takes its place.",
+                "What should decide where no generator is given?"),
+        Mistake("seeded-inside", minibatch_seeded, "A seed is set inside of the function.", "Who should decide about the seed: the one who calls, or the function?"),
+        Mistake("shuffled-within-minibatches", minibatch_within, "Rows change places within their minibatch only.", "Do the same rows always share a minibatch?"),
+        Mistake("counted-from-one", minibatcher(rows=lambda n, g: 1 + torch.randperm(n, generator=g)), "The rows are counted from 1.", "What is the number of the first row?"),
+        Mistake("evened-out", minibatcher(cut=lambda o, m: o.tensor_split(-(-len(o) // m))), "All minibatches of an epoch are made about equally large.",
+                "With 10 rows in minibatches of 4, how many rows does each minibatch have?"),
         Mistake("fixed-numpy-seed", minibatcher(rows=minibatch_numpy), "The permutation comes from a seed of its own.", "What should decide the permutation?"),
         Mistake("rolled", minibatcher(rows=minibatch_rolled), "The rows are rotated, not permuted.", "Of how many orders can your code make one?"),
         Mistake("blocks-shuffled", minibatch_order_only, "The minibatches are shuffled, but not the rows in them.", "Do the same rows always share a minibatch?"),

@@ -31,7 +31,7 @@ class Case:
     raises: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity, which is fast
 class Mistake:
     """A known wrong implementation.
 
@@ -50,7 +50,7 @@ class Mistake:
     twins: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """A function to write.
 
@@ -59,13 +59,13 @@ class Exercise:
         points: for a right one.
         cases: seed → the calls of one draw, the plainest first.
         result: what comes back: "tensor", "loss" (a 0-dim tensor) or "float".
-        parts: names of the results, where there are several (a tuple, or a dict with these keys).
+        parts: names of the results, where a tuple is asked for.
         trained: positions of the arguments that a gradient must reach; no other argument may receive one. None: the gradient
             is not graded.
         probe: name of a function in `autograder.probes` that calls the learner's function and records what it does, where a
             single call and its result would not do.
         facts: name of the function in `autograder.facts` that makes facts of a probe's recordings.
-        asks: what must be returned, in words, where a probe is used.
+        asks: what must be returned, in words, where that is no tensor and no number.
         mistakes, variants: wrong implementations with their names, and right ones in another style.
         tolerance: relative and absolute, on float32 numbers.
         draws: how often the cases are drawn anew for one grading.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from autograder import facts, probes
-from autograder.exercise import Case, Exercise, Mistake
-from autograder.observe import Observation, observe
-
-GRADIENT_SLACK = 10  # gradients lose about a digit more than values
+from autograder.calls import cases_of, expected_of, order_of, watch, with_facts  # noqa: F401
+from autograder.exercise import Case, Exercise
+from autograder.naming import GRADIENT_SLACK, close, known_mistake, same_gradient
+from autograder.observe import Observation
 
 
 @dataclass(frozen=True)
@@ -34,53 +31,6 @@ class Finding:
     raised: bool = False
 
 
-def cases_of(exercise: Exercise, seed: int) -> list[Case]:
-    """The cases of several draws."""
-    return [case for draw in range(exercise.draws) for case in exercise.cases(100 * seed + draw)]
-
-
-def order_of(cases: Sequence[Case]) -> list[int]:
-    """Every case once, then all again in another order: the same inputs must give the same answer."""
-    count = len(cases)
-    return [*range(count), *reversed(range(count))]
-
-
-def watch(exercise: Exercise, function: Callable, cases: Sequence[Case], order: Sequence[int]) -> list[Observation]:
-    """What a function of our own does, in this process. A class is a function with a memory: it starts afresh."""
-    function = function() if isinstance(function, type) else function
-    probe, seen = getattr(probes, exercise.probe), []
-    for index in order:
-        case = cases[index]
-        found = observe(function, case.args, probe, exercise.parts, exercise.asks_gradient(case))
-        seen.append(with_facts(exercise, case, found))
-        if seen[-1].missing or seen[-1].reference_used:
-            break
-    return seen
-
-
-def with_facts(exercise: Exercise, case: Case, seen: Observation) -> Observation:
-    """A probe's recordings as facts; where the result had another form, the observation as it is."""
-    if not exercise.facts or not seen.values or "result" in seen.values:
-        return seen
-    try:
-        found = getattr(facts, exercise.facts)(case.args, seen.values)
-    except (RuntimeError, ValueError, IndexError, KeyError, TypeError):  # recordings of no use
-        found = {"result": torch.tensor(float("nan"))}
-    kind = dict.fromkeys(found, "float tensor") if "result" not in found else {"result": "something of another form"}
-    return dataclasses.replace(seen, values=found, kinds=kind)
-
-
-@functools.lru_cache(maxsize=64)
-def expected_of(exercise: Exercise, seed: int) -> tuple[tuple[Case, ...], tuple[Observation, ...]]:
-    """The cases of a seed, and what the reference does on each."""
-    cases = cases_of(exercise, seed)
-    expected = watch(exercise, exercise.reference, cases, range(len(cases)))
-    for case, want in zip(cases, expected, strict=True):
-        if want.missing or bool(want.error) != bool(case.raises):
-            raise AssertionError(f"the reference of {exercise.name} fails with {case.label}: {want.error}")
-    return tuple(cases), tuple(expected)
-
-
 def judge(exercise: Exercise, seed: int, seen: Sequence[Observation]) -> Finding | None:
     """None if every observation, made in the order of `order_of`, is that of a right function."""
     cases, expected = expected_of(exercise, seed)
@@ -97,7 +47,7 @@ def judge(exercise: Exercise, seed: int, seen: Sequence[Observation]) -> Finding
     text = wrong[place] + f" (with {case.label})"
     if place >= len(cases):
         text = f"the same arguments gave the right answer once and another one later: {text}"
-    mistake = known_mistake(exercise, seed, seen)
+    mistake = known_mistake(exercise, seed, seen, case.label)
     if mistake:
         return Finding(
             f"{mistake.misconception} {mistake.hint}", f"{example_of(exercise, case)}{wrong[place]}", mistake.name
@@ -116,73 +66,6 @@ def first_and_smallest(cases: Sequence[Case], order: Sequence[int], wrong: dict[
 def size_of(case: Case) -> int:
     """How many numbers a case shows."""
     return sum(a.numel() for a in case.args if isinstance(a, Tensor))
-
-
-def known_mistake(exercise: Exercise, seed: int, seen: Sequence[Observation]) -> Mistake | None:
-    """The known mistake that did on every call just what the learner's function did."""
-    cases, expected = expected_of(exercise, seed)
-    order = order_of(cases)[: len(seen)]
-
-    def same(mistake: Mistake, data_too: bool) -> bool:
-        calls = Calls.of(exercise, mistake, seed)
-        return all(alike(exercise, cases[i], calls[p], seen[p], data_too) for p, i in enumerate(order))
-
-    found = next((mistake for mistake in exercise.mistakes if same(mistake, True)), None)
-    if found or all(alike(exercise, cases[i], expected[i], seen[p], False) for p, i in enumerate(order)):
-        return found
-    # wrong in itself, and a gradient flows into data besides: the first is the one to name
-    return next((mistake for mistake in exercise.mistakes if same(mistake, False)), None)
-
-
-class Calls:
-    """What a known mistake does on the cases of a seed, call by call; each is made when it is first asked for."""
-
-    def __init__(self, exercise: Exercise, mistake: Mistake, seed: int):
-        self.exercise, self.cases = exercise, expected_of(exercise, seed)[0]
-        self.function = mistake.function() if isinstance(mistake.function, type) else mistake.function
-        self.order, self.made = order_of(self.cases), []
-
-    @staticmethod
-    @functools.lru_cache(maxsize=256)
-    def of(exercise: Exercise, mistake: Mistake, seed: int) -> Calls:
-        """The calls of a mistake; they are the same for every learner."""
-        return Calls(exercise, mistake, seed)
-
-    def __getitem__(self, place: int) -> Observation:
-        while len(self.made) <= place:
-            self.made += watch(self.exercise, self.function, self.cases, [self.order[len(self.made)]])
-        return self.made[place]
-
-
-def close(left: Tensor, right: Tensor, rtol: float, atol: float) -> bool:
-    """Equal shape and numbers; NaN equals NaN."""
-    return left.shape == right.shape and torch.allclose(left, right, rtol=rtol, atol=atol, equal_nan=True)
-
-
-def alike(exercise: Exercise, case: Case, one: Observation, other: Observation, data_too: bool = True) -> bool:
-    """Whether two functions did the same; `data_too`: also in the gradients of arguments that are data."""
-    if one.error or other.error:
-        return bool(one.error and other.error) and one.error.split(":")[0] == other.error.split(":")[0]
-    if (one.kinds, one.changed, one.state, one.missing) != (other.kinds, other.changed, other.state, other.missing):
-        return False
-    rtol, atol = exercise.limits(case)
-    if not all(close(one.values[name], other.values[name], 5 * rtol, 5 * atol) for name in one.values):
-        return False
-    slack = 5 * GRADIENT_SLACK
-    return len(one.grads) == len(other.grads) and all(
-        same_gradient(a, b, slack * rtol, slack * atol)
-        for i, (a, b) in enumerate(zip(one.grads, other.grads, strict=True))
-        if data_too or i in exercise.trained
-    )
-
-
-def same_gradient(one: Tensor | None, other: Tensor | None, rtol: float, atol: float) -> bool:
-    """A missing gradient equals one that is zero everywhere."""
-    if one is None and other is None:
-        return True
-    left = torch.zeros_like(other) if one is None else one
-    right = torch.zeros_like(left) if other is None else other
-    return close(left, right, rtol, atol)
 
 
 def difference(exercise: Exercise, case: Case, want: Observation, got: Observation) -> str | None:
@@ -231,9 +114,9 @@ def said(kind: str) -> str:
     """A kind with its article."""
     if kind == "None":
         return "None (is a return missing?)"
-    return {"number": "a plain number", "int tensor": "an int tensor"}.get(
-        kind, f"a {kind}" if kind in ("float tensor", "bool tensor") else kind
-    )
+    if kind.endswith(" tensor") and " a" not in kind:
+        return f"an {kind}" if kind[0] in "iu" else f"a {kind}"
+    return "a plain number" if kind == "number" else kind
 
 
 def difference_of_values(exercise: Exercise, case: Case, want: Observation, got: Observation) -> str | None:
@@ -245,6 +128,8 @@ def difference_of_values(exercise: Exercise, case: Case, want: Observation, got:
             if " " in name:  # a fact, in words
                 return f"this does not hold: {name}"
             which = "" if len(want.values) == 1 else f"{name}: "
+            if want.kinds[name] == "bool tensor":
+                return which + compared_truth(value, wanted)
             return which + compared(value, wanted, rtol, atol) + pattern(value, wanted, rtol, atol)
     return None
 
@@ -253,13 +138,24 @@ def compared(value: Tensor, wanted: Tensor, rtol: float, atol: float) -> str:
     """The first place that differs, with both numbers."""
     wrong = ~torch.isclose(value, wanted, rtol=rtol, atol=atol, equal_nan=True)
     place = wrong.nonzero()[0].tolist() if value.dim() else []
-    mine, theirs = number(value[tuple(place)]), number(wanted[tuple(place)])
+    mine, theirs = two_numbers(value[tuple(place)].item(), wanted[tuple(place)].item())
     return f"{'at ' + str(place) + ' ' if place else ''}it gives {mine}, expected {theirs}"
 
 
-def number(one: Tensor) -> str:
-    """Four digits, more where the number is large."""
-    return f"{one.item():.4g}" if abs(one.item()) < 1e4 else f"{one.item():.7g}"
+def compared_truth(value: Tensor, wanted: Tensor) -> str:
+    """The first truth value that differs, and whether all that differ are of this kind."""
+    wrong = (value != wanted).nonzero()
+    place = tuple(wrong[0].tolist())
+    kinds = {bool(value[tuple(other.tolist())]) for other in wrong}
+    only = f"; every place that differs should be {not kinds.pop()}" if len(kinds) == 1 and len(wrong) > 1 else ""
+    return f"at {list(place)} it gives {bool(value[place])}, expected {bool(wanted[place])}{only}"
+
+
+def two_numbers(mine: float, theirs: float) -> tuple[str, str]:
+    """Two numbers with four digits, or as many as it takes to tell them apart; no −0."""
+    digits = next((d for d in range(4, 12) if f"{mine:.{d}g}" != f"{theirs:.{d}g}"), 12)
+    digits = max(digits, 7) if max(abs(mine), abs(theirs)) >= 1e4 else digits
+    return f"{mine + 0.0:.{digits}g}", f"{theirs + 0.0:.{digits}g}"
 
 
 def pattern(value: Tensor, wanted: Tensor, rtol: float, atol: float) -> str:
@@ -314,7 +210,7 @@ def side_effect(exercise: Exercise, got: Observation) -> str | None:
 
 def example_of(exercise: Exercise, case: Case) -> str:
     """A small call, as code; empty if it would not fit on two lines."""
-    if exercise.probe != "call":
+    if exercise.probe not in ("call", "collated"):
         return ""
     shown = []
     for name, argument in zip(exercise.parameters, case.args, strict=False):

@@ -86,7 +86,7 @@ def observe(
             result = probe(function, *given)
             seen.state = changes(before, global_state())
             reset()  # what follows must not depend on what the function left behind
-            results = named(result, parts)
+            results = named(result, parts, recorded=probe.__name__ != "call")
             for name, one in results.items():
                 record(seen, name, one)
             if gradients:
@@ -142,6 +142,9 @@ def reset() -> None:
         UNUSUAL
     )  # torch.manual_seed also formats a traceback, which takes half a millisecond
     random.seed(UNUSUAL)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(UNUSUAL)
 
 
 def global_state() -> dict[str, object]:
@@ -168,13 +171,17 @@ def changes(before: dict[str, object], after: dict[str, object]) -> list[str]:
     return [name for name in before if before[name] != after.get(name)]
 
 
-def named(result: object, parts: tuple[str, ...]) -> dict[str, object]:
-    """The results by name; something of another form under the name "result"."""
+def named(result: object, parts: tuple[str, ...], recorded: bool) -> dict[str, object]:
+    """The results by name; something of another form under the name "result".
+
+    Args:
+        result: what came back.
+        parts: names of the parts of a tuple, where one is asked for.
+        recorded: a dict is a probe's recordings by name.
+    """
     kind = type(result)
-    if issubclass(kind, dict) and len(result) <= MAX_PARTS:
-        items = dict(dict.items(result))
-        if not parts or set(parts) <= set(items):
-            return {str(name): items[name] for name in parts or items}
+    if recorded and issubclass(kind, dict) and len(result) <= MAX_PARTS:
+        return {str(name): one for name, one in dict.items(result)}
     if parts and issubclass(kind, (tuple, list)) and len(result) == len(parts):
         return dict(zip(parts, tuple(result), strict=True))
     return {"result": result}
@@ -189,14 +196,20 @@ def record(seen: Observation, name: str, one: object) -> None:
         elif one.is_complex() or one.is_sparse or one.is_quantized or one.device.type == "meta":
             seen.kinds[name] = "a tensor that is not an ordinary one"
         else:
-            kind = "bool" if one.dtype == torch.bool else "float" if one.is_floating_point() else "int"
             seen.values[name] = _detach(one).to("cpu", torch.float64).clone()
-            seen.kinds[name] = f"{kind} tensor"
+            seen.kinds[name] = f"{dtype_kind(one.dtype)} tensor"
     elif is_number(one):
         seen.values[name] = torch.tensor(float(one), dtype=torch.float64)
         seen.kinds[name] = "number"
     else:
         seen.kinds[name] = what_it_is(one)
+
+
+def dtype_kind(dtype: torch.dtype) -> str:
+    """bool, float (of whatever precision), int (int64), or the name of another integer type."""
+    if dtype.is_floating_point:
+        return "float"
+    return {torch.bool: "bool", torch.int64: "int"}.get(dtype, str(dtype).removeprefix("torch."))
 
 
 def is_number(one: object) -> bool:
@@ -253,15 +266,17 @@ def unchanged(after: object, before: object) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Type and first line of the message. A subclass of ValueError is one."""
-    name = "ValueError" if isinstance(error, ValueError) else type(error).__name__[:60]
+    """Type and first line of the message; a type of one's own counts as the type of Python that it is a kind of."""
+    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+    name = "ValueError" if isinstance(error, ValueError) else names[0]
     try:
         text = str(error)[:2000].strip().splitlines()[0][:160]
     except BaseException as trouble:  # no message, or an exception whose __str__ raises
         if isinstance(trouble, Stop):
             raise
         text = ""
-    return f"{name}: {text}" if text else name
+    own = type(error).__name__[:60]
+    return ": ".join(word for word in (name, "" if own in names else own, text) if word)
 
 
 def own_line(error: BaseException) -> str | None:

@@ -30,6 +30,13 @@ def collated(function: Callable, *args) -> object:
     return {name: result[name] for name in asked} if whole else result
 
 
+def collated(function: Callable, *args) -> object:
+    """The four tensors of a batch of pairs, out of a dict; other keys in it do no harm."""
+    result, asked = function(*args), ("chosen_ids", "chosen_mask", "rejected_ids", "rejected_mask")
+    whole = isinstance(result, dict) and all(name in result for name in asked)
+    return {name: result[name] for name in asked} if whole else result
+
+
 def flag(condition: object) -> Tensor:
     """A truth value as a number."""
     return torch.tensor(float(bool(condition)))

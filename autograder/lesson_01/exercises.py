@@ -818,7 +818,8 @@ COLLATE = Exercise(
     collate_pairs,
     points=3,
     cases=collate_cases,
-    parts=KEYS,
+    probe="collated",
+    asks="a dict with " + ", ".join(KEYS),
     variants=(collate_by_filling, collate_together, lambda c, r, pad: collated(c, r, pad)),
     mistakes=(
         Mistake("mask-from-the-pad-id", collate_by_pad_id, "Every token that equals the pad id is masked out.",

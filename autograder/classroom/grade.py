@@ -15,7 +15,8 @@ from nbgrader.apps import AutogradeApp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from autograder.classroom.nbgrader_parts import Course, CourseGrader
+from autograder.classroom.course import Course
+from autograder.classroom.nbgrader_parts import CourseGrader
 from autograder.classroom.verdicts import ungraded
 from autograder.sandbox import protections, require_all
 
@@ -66,15 +67,14 @@ class GradingProcess:
     @classmethod
     def run(cls, job: Job) -> None:
         """Grade one submission."""
-        folder = cls.course.submissions(job.lesson, job.student)[job.student]
-        cls.course.grade(job.lesson, folder, cls.worker)
+        cls.course.grade(job.lesson, job.student, cls.worker)
 
 
 def missing_verdicts(course: Course, lesson: str) -> list[str]:
     """Students whose submission has no verdict yet, one for each content, in an order that differs between machines."""
     seen, students = set(), []
-    for student, folder in course.submissions(lesson).items():
-        key = course.prepare(lesson, folder)[1]
+    for student in course.submissions(lesson):
+        key = course.prepare(lesson, student)[1]
         if key not in seen and course.store.load(key) is None:
             students.append(student)
         seen.add(key)
@@ -111,7 +111,7 @@ def in_processes(course: Course, lesson: str, students: list[str], jobs: int) ->
 
 def give_up(course: Course, lesson: str, student: str) -> None:
     """Keep a verdict on a submission that cannot be judged."""
-    prepared, key = course.prepare(lesson, course.submissions(lesson, student)[student])
+    prepared, key = course.prepare(lesson, student)
     prepared.problem = "reading its code ended the grading process"
     course.store.save(ungraded(prepared, lesson, key))
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbgrader.apps.api
 import nbgrader.apps.autogradeapp
@@ -17,81 +18,32 @@ from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import AssignLatePenalties, CheckCellMetadata, NbGraderPreprocessor, SaveAutoGrades
 from nbgrader.utils import is_grade, is_solution, rmtree
-from traitlets import Bool, Float, Unicode
+from traitlets import Bool, Float, Unicode, default
 
-from autograder.classroom.prepare import Prepared, prepare
-from autograder.classroom.verdicts import Graded, VerdictStore, course_secret, grade_prepared, key_of
-from autograder.grade import Verdict
-from autograder.report import as_html, headline
-from autograder.runner import SECONDS, Worker
+if TYPE_CHECKING:  # the grader needs torch, which most of nbgrader's commands can do without
+    from autograder.classroom.course import Course
+    from autograder.grade import Verdict
+    from autograder.runner import Worker
 
-WORK = ".grading"  # in the course directory: verdicts, prepared notebooks, what is in the gradebook
-NOTES = ("timestamp.txt", "submission_secret.txt")  # what nbgrader puts beside a submission
 CHECK = "check-"  # a check cell's grade_id is this and the exercise's name
-
-
-class Course:
-    """Where a course keeps its things, and how it grades.
-
-    Args:
-        coursedir: nbgrader's course directory.
-        settings: values of `CourseGrader`'s traits.
-    """
-
-    def __init__(self, coursedir: CourseDirectory, settings: CourseGrader):
-        self.coursedir, self.settings = coursedir, settings
-        self.root = Path(coursedir.root)
-        self.work = Path(settings.work_folder) if settings.work_folder else self.root / WORK
-        self.secret = course_secret(Path(settings.secret_file) if settings.secret_file else None)
-        self.store = VerdictStore(self.work / "verdicts")
-
-    def submissions(self, lesson: str, student: str = "*") -> dict[str, Path]:
-        """Student → the folder that was collected."""
-        base = Path(self.coursedir.format_path(self.coursedir.submitted_directory, ".", ".")).resolve()
-        return {path.parent.name: path for path in sorted(base.glob(f"{student}/{lesson}")) if path.parent.is_dir()}
-
-    def released(self, lesson: str) -> Path:
-        """The notebook that students were given.
-
-        Raises:
-            FileNotFoundError: there is none yet.
-        """
-        folder = Path(self.coursedir.format_path(self.coursedir.release_directory, ".", lesson))
-        found = sorted(folder.glob("*.ipynb"))
-        if not found:
-            raise FileNotFoundError(f"{folder} holds no notebook; make it with: nbgrader generate_assignment {lesson}")
-        return found[0]
-
-    def prepare(self, lesson: str, folder: Path) -> tuple[Prepared, str]:
-        """A submission that can be read, and the key of its verdict."""
-        prepared = prepare(folder, self.released(lesson))
-        return prepared, key_of(prepared, lesson, self.secret, self.settings.conditions())
-
-    def grade(self, lesson: str, folder: Path, worker: Worker) -> Graded:
-        """The verdict on a submission, made now if there is none."""
-        prepared, key = self.prepare(lesson, folder)
-        graded = self.store.load(key)
-        if graded is None:
-            graded = grade_prepared(prepared, lesson, key, worker, self.secret)
-            self.store.save(graded)
-        return graded
-
-    def filled(self, lesson: str, student: str) -> Path:
-        """Notes which verdict of a student is in the gradebook."""
-        return self.work / "filled" / lesson / f"{student}.json"
+NOTES = ("timestamp.txt", "submission_secret.txt")  # what nbgrader puts beside a submission
 
 
 class CourseGrader(NbGraderPreprocessor):
     """Takes the place of nbgrader's Execute: runs no notebook, but grades its functions and shows the verdicts."""
 
-    seconds = Float(SECONDS, help="How long one exercise may take.").tag(config=True)
+    seconds = Float(help="How long one exercise may take.").tag(config=True)
     strict = Bool(False, help="Refuse to grade where the machine lacks a protection.").tag(config=True)
     secret_file = Unicode("", help="File with the course's secret (default: in your home folder).").tag(config=True)
-    work_folder = Unicode("", help=f"Where verdicts are kept (default: {WORK} in the course directory).").tag(
-        config=True
-    )
+    work_folder = Unicode("", help="Where verdicts are kept (default: .grading in the course).").tag(config=True)
 
     _worker: Worker | None = None
+
+    @default("seconds")
+    def _seconds_default(self) -> float:
+        from autograder.runner import SECONDS
+
+        return SECONDS
 
     def conditions(self) -> str:
         """What of the settings a verdict depends on."""
@@ -99,6 +51,8 @@ class CourseGrader(NbGraderPreprocessor):
 
     def new_worker(self) -> Worker:
         """A worker whose process is shut in."""
+        from autograder.runner import Worker
+
         return Worker(self.seconds, sandbox=True, strict=self.strict)
 
     @property
@@ -111,10 +65,8 @@ class CourseGrader(NbGraderPreprocessor):
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         """Fill the check cells of a submitted notebook with verdicts."""
         where = resources["nbgrader"]
-        course = Course(CourseDirectory(parent=self.parent), self)
-        graded = course.grade(
-            where["assignment"], course.submissions(where["assignment"])[where["student"]], self.worker
-        )
+        course = course_of(CourseDirectory(parent=self.parent), self)
+        graded = course.grade(where["assignment"], where["student"], self.worker)
         for place, cell in enumerate(nb.cells, start=1):
             name = cell.metadata.get("nbgrader", {}).get("grade_id", "").removeprefix(CHECK)
             verdict = graded.verdict(name)
@@ -124,8 +76,17 @@ class CourseGrader(NbGraderPreprocessor):
         return nb, resources
 
 
+def course_of(coursedir: CourseDirectory, settings: CourseGrader) -> Course:
+    """The course in a directory."""
+    from autograder.classroom.course import Course
+
+    return Course(coursedir, settings)
+
+
 def output_of(verdict: Verdict, most: float, count: int) -> NotebookNode:
     """A verdict as a cell's output: nbgrader reads the points from its plain text, people read the rest."""
+    from autograder.report import as_html, headline
+
     share = verdict.points / verdict.max_points if verdict.max_points else 0.0
     data = {"text/plain": str(share * most), "text/html": as_html(verdict)}
     return new_output("execute_result", data, execution_count=count, metadata={"verdict": headline(verdict)})
@@ -137,7 +98,7 @@ class CourseAutograde(Autograde):
     @functools.cached_property
     def course(self) -> Course:
         """The course at hand."""
-        return Course(self.coursedir, CourseGrader(parent=self))
+        return course_of(self.coursedir, CourseGrader(parent=self))
 
     @property
     def _input_directory(self) -> str:
@@ -150,7 +111,7 @@ class CourseAutograde(Autograde):
         course, lesson = self.course, self.coursedir.assignment_id
         self.keys = {}
         for student, folder in course.submissions(lesson, self.coursedir.student_id).items():
-            prepared, self.keys[student] = course.prepare(lesson, folder)
+            prepared, self.keys[student] = course.prepare(lesson, student)
             target = Path(self._format_source(lesson, student))
             target.mkdir(parents=True, exist_ok=True)
             (target / prepared.name).write_text(prepared.text(), encoding="utf-8")

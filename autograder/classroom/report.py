@@ -12,7 +12,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from nbgrader.api import Gradebook, MissingEntry
 
-from autograder.classroom.nbgrader_parts import CHECK, Course
+from autograder.classroom.course import Course
+from autograder.classroom.nbgrader_parts import CHECK
 from autograder.classroom.verdicts import PREPARED, Graded, grader_version, read_prepared
 from autograder.exercise import bank
 from autograder.submission import Submission, SubmissionError, read_submission
@@ -51,8 +52,8 @@ class Row:
 def rows_of(course: Course, lesson: str) -> list[Row]:
     """All submissions of a lesson."""
     rows, codes = [], {}
-    for student, folder in course.submissions(lesson).items():
-        prepared, key = course.prepare(lesson, folder)
+    for student in course.submissions(lesson):
+        prepared, key = course.prepare(lesson, student)
         row = Row(student, course.store.load(key))
         row.look = reasons(row.graded)
         if not prepared.problem:

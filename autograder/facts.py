@@ -115,6 +115,7 @@ def score_facts(args: tuple, values: Values) -> Values:
         "reward_fn gets all prompts as its first argument, as a list": values["prompts"],
         "reward_fn gets all responses as its second argument, as a list": values["responses"],
         "what reward_fn returned is left unchanged": values["kept"],
+        "the lists of prompts and responses are left unchanged": values["texts"],
         "calls": values["calls"],
     }
 

@@ -30,13 +30,6 @@ def collated(function: Callable, *args) -> object:
     return {name: result[name] for name in asked} if whole else result
 
 
-def collated(function: Callable, *args) -> object:
-    """The four tensors of a batch of pairs, out of a dict; other keys in it do no harm."""
-    result, asked = function(*args), ("chosen_ids", "chosen_mask", "rejected_ids", "rejected_mask")
-    whole = isinstance(result, dict) and all(name in result for name in asked)
-    return {name: result[name] for name in asked} if whole else result
-
-
 def flag(condition: object) -> Tensor:
     """A truth value as a number."""
     return torch.tensor(float(bool(condition)))
@@ -48,6 +41,11 @@ def subset(prompts: list[str], seed: int) -> list[int]:
     return order[: len(order) // 3]
 
 
+def salted(one: object) -> bool:
+    """Whether Python's hash of something differs from process to process: texts, and what holds texts."""
+    return isinstance(one, (str, bytes)) or isinstance(one, (tuple, frozenset)) and any(map(salted, one))
+
+
 def split(function: Callable, prompts: list[str], fraction: float, seed: int) -> object:
     """The sides of a split: of all rows, twice; of some rows; and of two other seeds."""
     original = builtins.hash
@@ -56,7 +54,7 @@ def split(function: Callable, prompts: list[str], fraction: float, seed: int) ->
     def side(rows: list[str], which_seed: int) -> object:
         # Python salts `hash` of texts anew in every process; here it does so at every call
         this = next(salt)
-        builtins.hash = lambda one: original((this, one))
+        builtins.hash = lambda one: original((this, one)) if salted(one) else original(one)
         try:
             return function(list(rows), fraction, which_seed)
         finally:
@@ -107,16 +105,21 @@ def score(
 
     def reward_fn(*texts):
         calls.append([list(t) if isinstance(t, (list, tuple)) else t for t in texts])
+        asked = texts[-1] if texts else None
         # asked for other rows than all, it answers for as many as it was asked
-        return given if not texts or not isinstance(texts[-1], list) else given[: len(texts[-1])]
+        return given[: len(asked)] if isinstance(asked, list) and len(asked) != len(given) else given
 
-    result = function(reward_fn, list(prompts), list(responses), ended, penalty)
+    handed = list(prompts), list(responses)
+    result = function(reward_fn, *handed, ended, penalty)
+    if type(result) is not Tensor or result.shape != (len(prompts),):
+        return result
     return {
         "scores": result,
         "calls": torch.tensor(float(len(calls))),
         "prompts": flag(calls and calls[0][:1] == [prompts]),
         "responses": flag(calls and calls[0][1:] == [responses]),
         "kept": flag(torch.equal(given, kept) if as_tensor else given == kept),
+        "texts": flag(handed == (prompts, responses)),
     }
 
 

@@ -563,6 +563,8 @@ def adaptive_cases(seed: int) -> list[Case]:
         Case((0.1, -1.0, 6.0, 64, 1000.0), "a KL estimate below 0"),
         Case((0.3, 20.0, 5.0, 4000, 1000.0), "more samples than the horizon"),
         Case((0.4, 6.6, 6.0, 6, 11.0), "a short horizon"),
+        Case((3.0, 6.12, 6.0, 64, 200.0), "a KL 2% above its target", 1e-5, 1e-5),
+        Case((0.002, 5.0, 6.0, 64, 200.0), "a small coefficient", 1e-5, 1e-9),
     ]
 
 
@@ -632,6 +634,10 @@ ADAPTIVE = Exercise(
         Mistake("clipped-at-one", adaptive(low=-1, high=1), "The error is clipped at ±1.", "How large may the error be?"),
         Mistake("factor-clipped", adaptive(low=-math.inf, high=math.inf, factor=lambda e, n, h: 1 + min(max(e * n / h, -0.2), 0.2)), "The whole correction is clipped, and not the error.",
                 "What is clipped: the relative error, or the error times samples over horizon?"),
+        Mistake("logarithmic-error", adaptive(error=lambda kl, t: math.log(max(kl, 1e-9) / t)), "The error is a logarithm.", "What is the relative error of a KL that is twice its target?"),
+        Mistake("relative-to-the-observed", adaptive(error=lambda kl, t: (kl - t) / kl if kl else -1.0), "The difference is divided by the observed KL, not by the target.", "An error of 10%: of what?"),
+        Mistake("ratio-clipped-around-one", adaptive(error=lambda kl, t: kl / t, low=0.8, high=1.2), "1 is not subtracted from the ratio.", "What should happen when the KL is exactly on its target?"),
+        Mistake("divided", adaptive(factor=lambda e, n, h: 1 / (1 - e * n / h) if e * n / h != 1 else math.inf), "β is divided by one minus the correction.", "By which factor does β change for an error e?"),
         Mistake("exponential", adaptive(factor=lambda e, n, h: math.exp(e * n / h)), "The correction is exponentiated.", "By which factor does β change for a small error e?"),
         Mistake("factor-returned", adaptive(apply=lambda b, f: f), "The factor is returned, not the new β.", "What should the next rollout use?"),
         Mistake("unchanged", adaptive(apply=lambda b, f: b), "β never changes.", "What should the next rollout use?"),
@@ -648,8 +654,9 @@ def score_cases(seed: int) -> list[Case]:
 
     def case(rows: int, tensor: bool, label: str, ended=None, penalty=None) -> Case:
         scores = [round(x, 3) for x in d.normal(rows, scale=2.0).tolist()]
-        prompts = [f"prompt {int(i)}" for i in d.integers(0, 1000, rows)]
-        responses = [f"response {int(i)}" for i in d.integers(0, 1000, rows)]
+        prompts = [f" Prompt {int(i)}: " for i in d.integers(0, 1000, rows)]
+        prompts[-1] = prompts[0]
+        responses = [f" a Response {int(i)}\n" for i in d.integers(0, 1000, rows)]
         ended = d.integers(0, 2, rows).bool() if ended is None else ended
         return Case(
             (scores, tensor, prompts, responses, ended, d.number(0.5, 3) if penalty is None else penalty), label
@@ -664,6 +671,10 @@ def score_cases(seed: int) -> list[Case]:
         case(1, True, "a single response and a tensor", torch.zeros(1, dtype=torch.bool)),
         case(6, True, "a penalty of 0", penalty=0.0),
         case(6, False, "six responses"),
+        Case(
+            ([0.5, 1.5], False, ["a", "a"], ["", "b"], torch.tensor([True, False]), 1.0),
+            "an empty response that ended",
+        ),
         Case(
             ([2, -1, 3], False, ["a", "b", "c"], ["x", "y", "z"], torch.tensor([True, False, False]), 1.0),
             "whole numbers as scores",
@@ -712,6 +723,15 @@ def score_asks_twice(f, p, r):
     return f(p, r)
 
 
+def score_list_in_place(reward_fn, prompts, responses, ended, missing_eos_penalty):
+    scores = reward_fn(prompts, responses)
+    if isinstance(scores, torch.Tensor):
+        return scores - missing_eos_penalty * (~ended).float()
+    for row, over in enumerate(ended.tolist()):
+        scores[row] -= 0.0 if over else missing_eos_penalty
+    return torch.tensor(scores)
+
+
 def score_alters_ended(reward_fn, prompts, responses, ended, missing_eos_penalty):
     scores = score_to_tensor(reward_fn(prompts, responses)) - missing_eos_penalty * (~ended).float()
     ended[:] = True
@@ -741,6 +761,9 @@ SCORE = Exercise(
         Mistake("arguments-swapped", scorer(ask=lambda f, p, r: f(r, p)), "Responses are handed over as prompts.", "In which order does reward_fn take its arguments?"),
         Mistake("joined-texts", scorer(ask=lambda f, p, r: f(p, [a + b for a, b in zip(p, r)])), "The prompt is glued to the response.", "What does reward_fn expect as its second argument?"),
         Mistake("in-place", score_in_place, "The tensor that reward_fn returned is modified.", "What if reward_fn keeps its tensor, or returns the same one again?"),
+        Mistake("list-in-place", score_list_in_place, "The list that reward_fn returned is modified.", "What if reward_fn keeps its list, or returns the same one again?"),
+        Mistake("texts-stripped", scorer(ask=lambda f, p, r: f([x.strip() for x in p], [x.strip() for x in r])), "White space is taken off the texts.", "Should the reward function read what the policy wrote, or something else?"),
+        Mistake("penalty-by-share", scorer(lambda s, e, p: s - p * (~e).float().mean()), "Everybody pays a share of the penalty.", "Which responses pay the penalty?"),
         Mistake("ended-overwritten", score_alters_ended, "The argument ended is modified.", "Who else may need to know which responses ended?"),
         Mistake("list-returned", scorer(lambda s, e, p: [x - p * (not y) for x, y in zip(s.tolist(), e.tolist())]), "A list comes back.", "What type should the scores have?"),
         Mistake("averaged", scorer(lambda s, e, p: (s - p * (~e).float()).mean()), "The scores are averaged.", "How many scores are asked for?"),

@@ -117,10 +117,11 @@ def test_an_exercise_is_a_stub_followed_by_its_check(lesson):
 
 
 def lines_of_solutions() -> dict[str, str]:
-    """Every line of a reference's body that no signature and no docstring shows, with its exercise."""
+    """Every line of a reference's body with its exercise, but for signatures (of helpers too) and docstrings."""
     cells = {name: solution_cell(reference(name), GRADED) for name in GRADED}
     shown = {line.strip() for cell in cells.values() for line in cell.split(BEGIN)[0].splitlines()}
     hidden = {line.strip(): name for name, cell in cells.items() for line in cell.split(BEGIN)[1].splitlines()}
+    shown |= {line for line in hidden if line.startswith(") ->")}
     return {line: name for line, name in hidden.items() if len(line) >= 15 and line not in {*shown, *EVERYDAY, END}}
 
 

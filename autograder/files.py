@@ -128,7 +128,9 @@ def decoded(content: bytes, python: bool = False) -> str:
             encoding = tokenize.detect_encoding(io.BytesIO(content).readline)[0]
         except SyntaxError:
             encoding = None
-    encoding = encoding or json.detect_encoding(content)
+    if encoding is None:
+        # a few NUL bytes are dirt, many are two bytes for each character
+        encoding = json.detect_encoding(content) if content.count(0) > len(content) / 4 else "utf-8"
     text = content.decode(encoding, "replace")
     return text.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
+from autograder.calls import cases_of, order_of, watch, with_facts
 from autograder.exercise import Case, Exercise, bank
-from autograder.judge import Finding, cases_of, judge, order_of, watch, with_facts
+from autograder.judge import Finding, judge
+from autograder.observe import Observation
 from autograder.runner import Outcome, Worker
-from autograder.submission import Submission, SubmissionError, read_submission
+from autograder.submission import Submission, SubmissionError, read_submission, seems_to_define
 
 SEED = 0
 NOT_WRITTEN = "not written yet"
 ENDINGS = {
     "flood": "it hands back more numbers than the exercise can need",
     "gone": "the process that ran it was ended from inside",
+    "closed": "it closes the files over which its answers are handed in",
+    "broken": "it breaks the process in which it is graded",
     "not data": "what came back was not data: the function, or code around it, tampers with the grading process",
     "SIGSEGV": "the process that ran it crashed (SIGSEGV)",
     "SIGXCPU": "it used more processor time than it is given",
@@ -86,36 +94,44 @@ class Grader:
         why_not = self.not_there(exercise)
         if why_not:
             return why_not
-        verdict = self.run(exercise, {})
-        others = self.leans_on(exercise)
+        verdict, others = self.run(exercise), self.leans_on(exercise)
         if verdict.status != "passed" and others:
-            again = self.run(exercise, others)
+            again = self.attempt(exercise, others)
             if again.status == "passed":
-                names = ", ".join(sorted(others))
-                again.message = (
-                    f"right, given a right {names}; " + again.message
-                    if again.message
-                    else f"right, given a right {names}"
-                )
+                again.message = joined(f"right, given a right {', '.join(sorted(others))}", again.message)
                 return again
         return verdict
 
     def not_there(self, exercise: Exercise) -> Verdict | None:
         """A verdict for a function that is not defined, or still a stub."""
-        defined = self.submission.definitions(exercise.name)
-        broken = self.submission.broken_cell_with(exercise.name)
-        if broken and (not defined or self.comes_before(defined[-1].cell, broken.name)):
+        name, submission = exercise.name, self.submission
+        defined, cells = submission.definitions(name), submission.defining_cells(name)
+        broken = submission.broken_cell_with(name)
+        if broken and (not cells or submission.cells.index(cells[-1]) < submission.cells.index(broken)):
             return self.verdict(exercise, "error", f"its cell does not parse: {broken.error}")
-        if not defined:
-            if any("*" in s.binds for s in self.submission.statements):
-                return None
-            return self.verdict(exercise, "missing", f"{NOT_WRITTEN}: no code cell defines {exercise.name}")
-        return self.verdict(exercise, "missing", NOT_WRITTEN) if defined[-1].is_stub else None
+        if not defined and not any("*" in s.binds or s.is_dynamic or name in s.sets for s in submission.statements):
+            return self.verdict(exercise, "missing", self.why_missing(name))
+        if not defined or not defined[-1].is_stub:
+            return None
+        others = [cell.name for cell, s in zip(cells, defined, strict=True) if not s.is_stub]
+        hides = f": the last {name}, in {cells[-1].name}, is still the stub and hides the one in " + "".join(
+            others[-1:]
+        )
+        return self.verdict(exercise, "missing", NOT_WRITTEN + (hides if others else ""))
 
-    def comes_before(self, one: str, other: str) -> bool:
-        """Whether a cell stands before another."""
-        names = [cell.name for cell in self.submission.cells]
-        return names.index(one) < names.index(other)
+    def why_missing(self, name: str) -> str:
+        """In words, why no function of a name was found."""
+        submission = self.submission
+        bound = [(cell.name, s) for cell in submission.cells for s in cell.statements if name in s.binds]
+        if any(s.is_stub for _, s in bound):
+            return NOT_WRITTEN
+        if bound:
+            return f"{NOT_WRITTEN}: what {bound[-1][0]} calls {name} is no function"
+        where = next((kind for kind, text in submission.texts if seems_to_define(text, name)), None)
+        if where:
+            return f"{NOT_WRITTEN}: {name} stands in {where}; only code cells are graded"
+        refused = f"; {submission.refused[0]}" if submission.refused else ""
+        return f"{NOT_WRITTEN}: no code cell defines {name}{refused}"
 
     def leans_on(self, exercise: Exercise) -> dict[str, str]:
         """Other exercises of the lesson that the function calls in the learner's own version, with their reference's module."""
@@ -123,63 +139,113 @@ class Grader:
         others = {e.name: e.home for e in bank(self.lesson).EXERCISES if e.name != exercise.name and e.name in needed}
         return {name: home for name, home in others.items() if self.submission.definitions(name)}
 
-    def run(self, exercise: Exercise, stand_ins: dict[str, str]) -> Verdict:
+    def run(self, exercise: Exercise) -> Verdict:
+        """Run with what the function needs; if it is not right then, once more with what it only may need."""
+        verdict = self.attempt(exercise, {})
+        narrow, broad = (self.submission.needed_for(exercise.name, broad=b) for b in (False, True))
+        if verdict.status in ("passed", "timeout") or narrow == broad:
+            return verdict
+        again = self.attempt(exercise, {}, broad=True)
+        return again if again.status == "passed" or verdict.status in ("error", "missing") else verdict
+
+    def attempt(self, exercise: Exercise, stand_ins: dict[str, str], broad: bool = False) -> Verdict:
         """Run the function on all cases and judge what it did."""
         cases = cases_of(exercise, self.seed)
-        outcome = self.worker.run(exercise, self.submission, cases, order_of(cases), stand_ins)
+        outcome = self.worker.run(exercise, self.submission, cases, order_of(cases), stand_ins, broad)
         verdict = self.judged(exercise, outcome, cases)
-        notes = self.notes(exercise)
-        if notes and verdict.status != "missing":
-            verdict.message = "; ".join([*([verdict.message] if verdict.message else []), notes])
+        if verdict.status != "missing":
+            verdict.message = joined(verdict.message, *outcome.notes[:1], self.note(exercise))
         return verdict
 
     def judged(self, exercise: Exercise, outcome: Outcome, cases: list[Case]) -> Verdict:
         """From what happened to a verdict."""
         seen, trouble = outcome.seen, "; ".join(outcome.trouble[:2])
-        if seen and seen[-1].reference_used:
-            text = (
-                "this calls or reads rlhf_core's own implementation. Which line of it could you write yourself first?"
-            )
-            return self.verdict(exercise, "failed", text, diagnosis="uses-the-reference")
+        if outcome.reference_used or seen and seen[-1].reference_used:
+            return self.verdict(exercise, "failed", self.reference_text(exercise.name), diagnosis="uses-the-reference")
         if seen and seen[-1].missing:
-            where = f" ({seen[-1].where})" if seen[-1].where else ""
-            return self.verdict(exercise, "missing", f"{NOT_WRITTEN}{where}")
+            where = f" in {seen[-1].where}" if seen[-1].where else ""
+            return self.verdict(exercise, "missing", f"{NOT_WRITTEN}: it raises NotImplementedError{where}")
         if outcome.ending == "timeout":
-            return self.verdict(exercise, "timeout", self.too_slow(len(seen)))
-        order = order_of(cases)[: len(seen)]
-        seen = [with_facts(exercise, cases[index], one) for index, one in zip(order, seen, strict=True)]
-        finding = judge(exercise, self.seed, seen)
+            return self.verdict(exercise, "timeout", self.too_slow(outcome))
         if outcome.ending == "done" and not outcome.found:
-            text = (
-                f"its code could not be loaded: {trouble}"
-                if trouble
-                else f"{exercise.name} is not there after its cells have run"
-            )
-            return self.verdict(exercise, "error", text)
-        if finding is None and len(seen) < len(order_of(cases)):
-            text = ENDINGS.get(outcome.ending, "it ends the process (sys.exit, os._exit or a crash)")
-            if outcome.ending not in ("done", *ENDINGS):
-                text = f"the process that ran it died ({outcome.ending})"
-            return self.verdict(exercise, "error", text)
+            return self.not_loaded(exercise, outcome, trouble)
+        order = order_of(cases)
+        try:
+            finding = self.finding(exercise, cases, order, seen)
+        except Exception:  # what came back has a form that no call of a function gives
+            return self.verdict(exercise, "error", ENDINGS["not data"])
+        if finding is None and len(seen) < len(order):
+            return self.verdict(exercise, "error", how_it_ended(outcome))
         if finding is None:
             return self.verdict(exercise, "passed", "")
         return self.from_finding(exercise, finding, trouble)
+
+    def finding(
+        self, exercise: Exercise, cases: list[Case], order: list[int], seen: list[Observation]
+    ) -> Finding | None:
+        """What is wrong with the answers.
+
+        Raises:
+            ValueError: they are not answers to these calls.
+        """
+        if len(seen) > len(order) or not all(fits(cases[i], one) for i, one in zip(order, seen, strict=False)):
+            raise ValueError("these are not answers to the calls")
+        return judge(
+            exercise, self.seed, [with_facts(exercise, cases[i], one) for i, one in zip(order, seen, strict=False)]
+        )
+
+    def not_loaded(self, exercise: Exercise, outcome: Outcome, trouble: str) -> Verdict:
+        """A verdict where the function is not there after its cells have run."""
+        name = exercise.name
+        if outcome.at and not outcome.loaded:
+            return self.verdict(
+                exercise, "error", f"{how_it_ended(outcome)}, in {outcome.at}, before it could be called"
+            )
+        if trouble:
+            return self.verdict(
+                exercise, "error", f"its code could not be loaded: {trouble}{self.broken_helper(trouble)}"
+            )
+        if self.submission.definitions(name):
+            return self.verdict(exercise, "missing", f"{NOT_WRITTEN}: what your code calls {name} is no function")
+        return self.verdict(exercise, "missing", self.why_missing(name))
 
     def from_finding(self, exercise: Exercise, finding: Finding, trouble: str = "") -> Verdict:
         """A verdict on a wrong function."""
         text = finding.text + (f"; before that, its code stumbled: {trouble}" if trouble and finding.raised else "")
         status = "error" if finding.raised and not finding.diagnosis else "failed"
+        text += self.broken_helper(text) if finding.raised else ""
         return self.verdict(exercise, status, text, finding.example, finding.diagnosis)
 
-    def too_slow(self, finished: int) -> str:
-        """In words, where the time went."""
-        where = "before its first answer" if finished == 0 else f"after {finished} answers"
-        return f"stopped after {self.worker.seconds:g} seconds, {where}: is there a loop that never ends?"
+    def broken_helper(self, text: str) -> str:
+        """Which cell does not parse, where a name of it was missed."""
+        missed = re.search(r"NameError: name '(\w+)' is not defined", text)
+        broken = self.submission.broken_cell_with(missed.group(1)) if missed else None
+        return f"; {missed.group(1)} stands in a cell that does not parse: {broken.error}" if broken else ""
 
-    def notes(self, exercise: Exercise) -> str:
+    def reference_text(self, name: str) -> str:
+        """What is said where the reference is used."""
+        text = "this calls or reads rlhf_core's own implementation. Which line of it could you write yourself first?"
+        defined = self.submission.definitions(name)
+        own = [s for s in defined if not s.is_import and not s.is_stub]
+        if own and defined[-1].is_import:
+            return (
+                f"{defined[-1].cell} imports {name} over the one that you have written. Which of the two do you want?"
+            )
+        return text
+
+    def too_slow(self, outcome: Outcome) -> str:
+        """In words, where the time went."""
+        finished, limit = len(outcome.seen), f"stopped after {self.worker.seconds:g} seconds"
+        if not outcome.loaded and outcome.at:
+            return f"{limit}, in {outcome.at}, before it could be called: what takes so long there?"
+        where = "before its first answer" if finished == 0 else f"after {finished} answers"
+        return f"{limit}, {where}: is there a loop that never ends?"
+
+    def note(self, exercise: Exercise) -> str:
         """What a learner should know besides the mark."""
         defined = [s for s in self.submission.definitions(exercise.name) if not s.is_import]
-        if len(defined) > 1:
+        texts = {ast.dump(s.node) for s in defined}
+        if len(texts) > 1:
             return f"{exercise.name} is defined {len(defined)} times; the last one, in {defined[-1].cell}, was graded"
         return ""
 
@@ -189,6 +255,31 @@ class Grader:
         """A verdict; only a passed exercise earns its points."""
         points = exercise.points if status == "passed" else 0.0
         return Verdict(exercise.name, status, points, exercise.points, diagnosis, message, example, self.seed)
+
+
+def joined(*sentences: str) -> str:
+    """Sentences in one line, without the empty ones."""
+    return "; ".join(sentence for sentence in sentences if sentence)
+
+
+def fits(case: Case, seen: Observation) -> bool:
+    """Whether an observation can be one of this call."""
+    args = case.args
+    shapes = [a.shape if isinstance(a, Tensor) else None for a in args]
+    grads = zip(seen.grads, shapes, strict=False)
+    return (
+        set(seen.kinds) == set(seen.values)
+        and all(0 <= place < len(args) for place in seen.changed)
+        and len(seen.grads) in (0, len(args))
+        and all(grad is None or grad.shape == shape for grad, shape in grads)
+    )
+
+
+def how_it_ended(outcome: Outcome) -> str:
+    """In words, how the process that ran the code came to its end."""
+    if outcome.ending == "done":
+        return "it ends the process (sys.exit, os._exit or a crash)"
+    return ENDINGS.get(outcome.ending, f"the process that ran it died ({outcome.ending})")
 
 
 def grade_function(exercise: Exercise, function: Callable, seed: int = SEED) -> Verdict:

@@ -59,7 +59,9 @@ def hide_reference(module: str, name: str) -> None:
         __import__("sys").modules["autograder.guard"].refused()
 
     function = getattr(home, name)
-    function.__code__, function.__defaults__, function.__kwdefaults__ = refuse.__code__, None, None
+    # whoever looks for its source is led to the file, and is noticed there
+    place = {"co_filename": home.__file__, "co_firstlineno": function.__code__.co_firstlineno, "co_name": name}
+    function.__code__, function.__defaults__, function.__kwdefaults__ = refuse.__code__.replace(**place), None, None
     files = [home.__file__, *compiled_files(home.__file__)]
     Hidden.names = frozenset(map(os.path.basename, files))
     Hidden.places = frozenset(place_of(file) for file in files if os.path.exists(file))
@@ -147,9 +149,9 @@ class Untouched:
         self.were = []
         for owner in [*library, random, safetensors.torch, *mine, *classes]:
             functions = {name: one for name, one in vars(owner).items() if callable(one)}
-            self.were.append(
-                (owner, tuple(functions), tuple(functions.values()), tuple(map(code_of, functions.values())))
-            )
+            codes = tuple(map(code_of, functions.values()))
+            self.were.append((owner, tuple(functions), tuple(functions.values()), codes))
+        self.inherited = {c: frozenset(dir(c)) - frozenset(vars(c)) for c in [torch.Tensor, *classes]}
 
     def replaced(self) -> list[str]:
         """Names of functions that are not what they were."""
@@ -161,6 +163,8 @@ class Untouched:
             for name, was, code in zip(names, functions, codes, strict=True):
                 if (now(name) is not was or code_of(was) is not code) and not of_torch(now(name)):
                     found.append(f"{owner.__name__}.{name}")
+        for owner, names in self.inherited.items():
+            found += [f"{owner.__name__}.{name}" for name in names & vars(owner).keys()]
         return found
 
 

@@ -13,7 +13,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterable
 
-from autograder.observe import LEARNER, ReferenceUsed, Stop, describe, own_line
+from autograder.observe import LEARNER, ReferenceUsed, describe, own_line
 from autograder.statements import PARSE
 
 LATE_ANNOTATIONS = __future__.annotations.compiler_flag
@@ -49,10 +49,8 @@ class Loaded:
         before = {name: self.names.get(name, getattr(builtins, name, None)) for name in self.keep}
         try:
             self.execute(cell, node)
-        except (KeyboardInterrupt, ReferenceUsed) as error:
-            self.reference_used |= isinstance(error, ReferenceUsed)
-        except Stop:
-            raise
+        except ReferenceUsed:
+            self.reference_used = True
         except BaseException as error:  # a learner's code may raise anything
             self.trouble.append(f"{describe(error)} ({own_line(error) or f'{cell}, line {node.lineno}'})")
         for name, function in before.items():

@@ -90,7 +90,7 @@ def observe(
             for name, one in results.items():
                 record(seen, name, one)
             if gradients:
-                seen.grads = pull_back(list(results.values()), leaves)
+                seen.grads = pull_back([r for n, r in results.items() if seen.kinds[n] == "float tensor"], leaves)
         except NotImplementedError as error:
             seen.missing = "aten::" not in str(error)  # torch raises this type too, where an operation does not exist
             seen.error, seen.where = describe(error), own_line(error)
@@ -99,7 +99,7 @@ def observe(
         except Stop:
             raise
         except BaseException as error:  # a learner's function may raise anything
-            if interruptible and isinstance(error, KeyboardInterrupt):
+            if interruptible and issubclass(type(error), KeyboardInterrupt):
                 raise
             seen.error, seen.where = describe(error), own_line(error)
     seen.state = seen.state or changes(before, global_state())
@@ -267,21 +267,22 @@ def unchanged(after: object, before: object) -> bool:
 
 def describe(error: BaseException) -> str:
     """Type and first line of the message; a type of one's own counts as the type of Python that it is a kind of."""
-    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
-    name = "ValueError" if isinstance(error, ValueError) else names[0]
+    kind = type(error)  # never `isinstance`, which asks the object
+    names = [one.__name__ for one in kind.__mro__ if one.__module__ == "builtins"]
+    name = "ValueError" if issubclass(kind, ValueError) else names[0]
     try:
         text = str(error)[:2000].strip().splitlines()[0][:160]
     except BaseException as trouble:  # no message, or an exception whose __str__ raises
-        if isinstance(trouble, Stop):
+        if issubclass(type(trouble), Stop):
             raise
         text = ""
-    own = type(error).__name__[:60]
+    own = kind.__name__[:60]
     return ": ".join(word for word in (name, "" if own in names else own, text) if word)
 
 
 def own_line(error: BaseException) -> str | None:
     """The learner's own line that raised: "cell 3, line 4". No file is opened for it."""
-    found, step = None, error.__traceback__
+    found, step = None, BaseException.__dict__["__traceback__"].__get__(error)  # the true one, whatever its class says
     while step is not None:
         file = step.tb_frame.f_code.co_filename
         if file.startswith(LEARNER):

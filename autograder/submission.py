@@ -125,8 +125,8 @@ def read_submission(path: Path, lesson: str | None = None) -> Submission:
         if lesson and (path / lesson).is_dir():
             path = path / lesson
         found = files_of(path)
-    except ValueError as error:  # such as a NUL in the name
-        raise error if isinstance(error, SubmissionError) else SubmissionError(f"{str(path)!r} is no path") from error
+    except OSError as error:
+        raise SubmissionError(f"{str(path)[:80]} cannot be looked at: {error.strerror}") from error
     submission = read_files(found.files)
     submission.refused = found.refused + submission.refused
     return submission

@@ -25,7 +25,9 @@ from autograder.observe import observe
 
 MAX_RESULT = 256 * 2**20
 MAX_FILE = 64 * 2**20
-MEMORY = 4 * 2**30
+MEMORY = 2 * 2**30
+BROKEN = 70  # the status of a child in which the grader's own code failed
+GRACE = 1.0  # seconds between the last word of a child and its end
 CAN_FORK = hasattr(os, "fork")
 
 
@@ -63,6 +65,8 @@ def silence() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
+    if null > 2:
+        os.close(null)
 
 
 def run_in_child(job: dict, close: list[int]) -> tuple[bytes, str]:
@@ -71,6 +75,7 @@ def run_in_child(job: dict, close: list[int]) -> tuple[bytes, str]:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
+            status = BROKEN
             try:
                 os.setsid()
                 for fd in [reading, *close]:
@@ -78,16 +83,37 @@ def run_in_child(job: dict, close: list[int]) -> tuple[bytes, str]:
                 os.chdir(scratch)
                 set_limits(job["seconds"])
                 run_job(job, lambda content: write_all(writing, wire.framed(content)))
+                status = 0
             finally:
-                os._exit(0)
+                os._exit(status)
         os.close(writing)
         answer, ending = collect(reading, time.monotonic() + job["seconds"])
+        status = status_of(child) if ending == "done" else None
         kill_group(child)
         os.close(reading)
-        _, status = os.waitpid(child, 0)
-        if ending == "done" and os.WIFSIGNALED(status):
-            ending = signal.Signals(os.WTERMSIG(status)).name
-        return answer, ending
+        if status is None:
+            os.waitpid(child, 0)
+        return answer, how_it_ended(status) if ending == "done" else ending
+
+
+def status_of(child: int) -> int | None:
+    """The status with which a child ends; None if it has closed its pipe and goes on."""
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.001)
+    return None
+
+
+def how_it_ended(status: int | None) -> str:
+    """A child's end in a word."""
+    if status is None:
+        return "closed"
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return "broken" if os.WEXITSTATUS(status) == BROKEN else "done"
 
 
 def write_all(fd: int, content: bytes) -> None:
@@ -160,7 +186,7 @@ def run_job(job: dict, send: Callable[[bytes], object]) -> None:
         seen.reference_used |= Hidden.touched
         seen.state += [f"what {name} is" for name in untouched.replaced()]
         send(wire.pack_observation(seen))
-        if seen.missing or seen.reference_used:
+        if seen.missing or seen.reference_used or seen.error and seen.error.startswith("MemoryError"):
             return
 
 

@@ -50,6 +50,11 @@ class Mistake:
     twins: tuple[str, ...] = ()
 
 
+def forms(name: str, functions: tuple[Callable, ...], misconception: str, hint: str) -> tuple[Mistake, ...]:
+    """One mistake in several implementations, whose numbers differ."""
+    return tuple(Mistake(name, function, misconception, hint) for function in functions)
+
+
 @dataclass(frozen=True, eq=False)
 class Exercise:
     """A function to write.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from autograder.draws import Draw, token_masks
-from autograder.exercise import Case, Exercise, Mistake
+from autograder.exercise import Case, Exercise, Mistake, forms
 from rlhf_core.policy import masked_mean, response_mask, sft_loss, token_entropy, token_logprobs
 
 # token_logprobs
@@ -15,13 +15,16 @@ from rlhf_core.policy import masked_mean, response_mask, sft_loss, token_entropy
 def logprobs_cases(seed: int) -> list[Case]:
     d = Draw(seed)
     extreme = d.normal(2, 4, 5) + 1e4 * d.integers(-1, 2, 2, 4, 5)
+    half, half_name = (torch.float16, "float16") if seed % 3 == 2 else (torch.bfloat16, "bfloat16")
     return [
         Case((d.normal(2, 4, 5, scale=2), d.integers(0, 5, 2, 4)), "temperature left at 1"),
         Case((d.normal(2, 5, 6, scale=2), d.integers(0, 6, 2, 5), 0.6), "temperature 0.6"),
-        Case((d.normal(3, 3, 4, scale=2), d.integers(0, 4, 3, 3), 1.7), "temperature 1.7"),
+        Case((d.normal(5, 3, 4, scale=2), d.integers(0, 4, 5, 3), 1.7), "temperature 1.7"),
         Case((d.normal(1, 2, 4, scale=2), d.integers(0, 4, 1, 2), 1.0), "one row of two tokens"),
         Case((extreme, d.integers(0, 5, 2, 4), 1.0), "logits of ±10,000", atol=5e-3),
-        Case((d.normal(2, 4, 6, scale=3).bfloat16(), d.integers(0, 6, 2, 4), 0.7), "bfloat16 logits", gradients=False),
+        Case(
+            (d.normal(2, 4, 6, scale=3).to(half), d.integers(0, 6, 2, 4), 0.7), f"{half_name} logits", gradients=False
+        ),
     ]
 
 
@@ -43,6 +46,62 @@ def raw_logits(logits, tokens, temperature=1.0):
 
 def softmax_over_time(logits, tokens, temperature=1.0):
     return pick(F.log_softmax(logits[:, :-1].float() / temperature, 1), tokens[:, 1:])
+
+
+def softmax_over_all_times(logits, tokens, temperature=1.0):
+    return pick(F.log_softmax(logits.float() / temperature, 1)[:, :-1], tokens[:, 1:])
+
+
+def softmax_over_rows(logits, tokens, temperature=1.0):
+    return pick(F.log_softmax(logits[:, :-1].float() / temperature, 0), tokens[:, 1:])
+
+
+def softmax_over_everything(logits, tokens, temperature=1.0):
+    log_p = F.log_softmax(logits.float().flatten(1) / temperature, -1).view_as(logits)
+    return pick(log_p[:, :-1], tokens[:, 1:])
+
+
+def most_likely_token(logits, tokens, temperature=1.0):
+    return F.log_softmax(logits[:, :-1].float() / temperature, -1).amax(-1)
+
+
+def every_column(logits, tokens, temperature=1.0):
+    return pick(F.log_softmax(logits.float() / temperature, -1), tokens.roll(-1, 1))
+
+
+def padded_with_zero(logits, tokens, temperature=1.0):
+    return F.pad(token_logprobs(logits, tokens, temperature), (1, 0))
+
+
+def exponential_overflows(logits, tokens, temperature=1.0):
+    z = logits[:, :-1].float() / temperature
+    return pick(z, tokens[:, 1:]) - z.exp().sum(-1).log()
+
+
+def clamped_logits(logits, tokens, temperature=1.0):
+    return token_logprobs(logits.float().clamp(-100, 100), tokens, temperature)
+
+
+def clamped_logprobs(logits, tokens, temperature=1.0):
+    return token_logprobs(logits, tokens, temperature).clamp(min=-100)
+
+
+def low_precision_logsumexp(logits, tokens, temperature=1.0):
+    z = logits[:, :-1] / temperature
+    return pick(z, tokens[:, 1:]) - z.logsumexp(-1)
+
+
+def divides_in_low_precision(logits, tokens, temperature=1.0):
+    return pick(F.log_softmax((logits[:, :-1] / temperature).float(), -1), tokens[:, 1:])
+
+
+def rounded_back(logits, tokens, temperature=1.0):
+    return token_logprobs(logits, tokens, temperature).to(logits.dtype)
+
+
+def normaliser_detached(logits, tokens, temperature=1.0):
+    z = logits[:, :-1].float() / temperature
+    return pick(z, tokens[:, 1:]) - z.logsumexp(-1).detach()
 
 
 def negative_loglikelihood(logits, tokens, temperature=1.0):
@@ -125,8 +184,16 @@ LOGPROBS = Exercise(
                 "Has the model that produced logits[:, t] already read token t?"),
         Mistake("raw-logits", raw_logits, "Logits are taken for log-probabilities.",
                 "If you exponentiate the numbers of one position, what should they add up to?"),
-        Mistake("softmax-over-time", softmax_over_time, "The distribution is normalised over positions instead of words.",
-                "Between which alternatives does the model choose at one position?"),
+        *forms("softmax-over-time", (softmax_over_time, softmax_over_all_times),
+               "The distribution is normalised over positions instead of words.",
+               "Between which alternatives does the model choose at one position?"),
+        *forms("softmax-over-the-batch", (softmax_over_rows, softmax_over_everything),
+               "The distribution is normalised over more than the words of one position.",
+               "Between which alternatives does the model choose at one position of one row?"),
+        Mistake("most-likely-token", most_likely_token, "The most likely token is scored, whichever was chosen.",
+                "Whose log-probability is asked for: the model's favourite, or the token that stands there?"),
+        *forms("a-column-too-many", (every_column, padded_with_zero), "There is a column for every token, also for one that nothing predicts.",
+               "How many of the tokens have logits before them?"),
         Mistake("loss-not-logprob", negative_loglikelihood, "What comes back is the loss, the negative log-probability.",
                 "Can the logarithm of a probability be positive?"),
         Mistake("ignores-temperature", no_temperature, "The temperature of the sampling is left out.",
@@ -141,8 +208,18 @@ LOGPROBS = Exercise(
                 "Can you get the logarithm without ever forming the probability?"),
         Mistake("log-with-a-floor", log_with_floor, "A small constant inside the logarithm hides the underflow and bends small values.",
                 "What does your formula give for a token whose probability is e^-50?"),
-        Mistake("low-precision", low_precision, "The softmax is computed in bfloat16, as the logits come.",
+        Mistake("exponential-overflows", exponential_overflows, "The exponential of a large logit overflows.",
+                "Do the probabilities change when the same number is taken from all logits of a position?"),
+        *forms("clamped", (clamped_logits, clamped_logprobs), "Large numbers are cut off, and with them the answer.",
+               "What should the answer be for logits of −10,000 and 10,000?"),
+        *forms("low-precision", (low_precision, low_precision_logsumexp), "The softmax is computed in half precision, as the logits come.",
+               "How many digits does bfloat16 hold, and how much does one PPO step change a log-probability?"),
+        Mistake("divides-in-low-precision", divides_in_low_precision, "The division by the temperature happens before the change to float32.",
+                "In which precision is each step computed, the first one included?"),
+        Mistake("rounded-back", rounded_back, "It is computed in float32, and then rounded to the precision of the logits.",
                 "How many digits does bfloat16 hold, and how much does one PPO step change a log-probability?"),
+        Mistake("normaliser-detached", normaliser_detached, "The values are right, but the gradient leaves out the normaliser.",
+                "When one word becomes more likely, what must happen to the others?"),
         Mistake("no-gradient", no_gradient, "The values are right, but no gradient comes through.",
                 "Who is going to train on these numbers?"),
         Mistake("squeezes-everything", squeezed, "A squeeze without a dimension also removes a batch or a time of size 1.",
@@ -165,8 +242,8 @@ def mask_cases(seed: int) -> list[Case]:
     twice[0, 4], twice[0, 6], twice[1, 3], twice[1, 4], twice[2, 7] = eos, eos, eos, eos, eos
     in_prompt = d.integers(3, 9, 3, 7)
     in_prompt[0, 0], in_prompt[0, 1], in_prompt[0, 5], in_prompt[1, 1], in_prompt[2, 2] = eos, eos, eos, eos, eos
-    padded = d.integers(3, 9, 3, 8)  # pad id and EOS id are the same
-    padded[0, :2], padded[0, 5:], padded[1, :1], padded[1, 7:], padded[2, 6:] = eos, eos, eos, eos, eos
+    padded = d.integers(3, 9, 5, 8)  # pad id and EOS id are the same
+    padded[0, :2], padded[0, 5:], padded[1, :1], padded[1, 7:], padded[2, 6:], padded[3, :3] = (eos,) * 6
     at_once = d.integers(3, 9, 2, 5)
     at_once[0, 2], at_once[1, 1] = eos, eos
     zero = d.integers(3, 9, 2, 6)
@@ -177,7 +254,7 @@ def mask_cases(seed: int) -> list[Case]:
         Case((d.integers(3, 9, 2, 5), torch.tensor([2, 3]), eos), "responses without any EOS"),
         Case((twice, torch.tensor([2, 3, 4]), eos), "more than one EOS in a response"),
         Case((in_prompt, torch.tensor([3, 2, 4]), eos), "an EOS inside the prompt"),
-        Case((padded, torch.tensor([4, 3, 2]), eos), "padding by EOS on both sides"),
+        Case((padded, torch.tensor([4, 3, 2, 5, 1]), eos), "padding by EOS on both sides"),
         Case((at_once, torch.tensor([2, 1]), eos), "a response that is nothing but EOS"),
         Case((zero, torch.tensor([3, 2]), 0), "an EOS whose id is 0"),
         Case((torch.tensor([[5, 4]]), torch.tensor([1]), eos), "one row with one response token"),
@@ -190,6 +267,55 @@ def columns(tokens):
 
 def response_part(tokens, prompt_lengths):
     return columns(tokens) >= prompt_lengths[:, None]
+
+
+def until_second_eos(tokens, prompt_lengths, eos_id):
+    part = response_part(tokens, prompt_lengths)
+    return part & (((tokens == eos_id) & part).cumsum(1) <= 1)
+
+
+def until_second_eos_of_row(tokens, prompt_lengths, eos_id):
+    return response_part(tokens, prompt_lengths) & ((tokens == eos_id).cumsum(1) <= 1)
+
+
+def one_beyond(tokens, prompt_lengths, eos_id):
+    mask = response_mask(tokens, prompt_lengths, eos_id)
+    return mask | (F.pad(mask, (1, 0))[:, :-1] & response_part(tokens, prompt_lengths))
+
+
+def longest_prompt_for_all(tokens, prompt_lengths, eos_id):
+    return response_mask(tokens, prompt_lengths.amax().expand_as(prompt_lengths), eos_id)
+
+
+def shortest_prompt_for_all(tokens, prompt_lengths, eos_id):
+    return response_mask(tokens, prompt_lengths.amin().expand_as(prompt_lengths), eos_id)
+
+
+def own_idea_of_eos(tokens, prompt_lengths, eos_id):
+    return response_mask(tokens, prompt_lengths, 2)
+
+
+def zero_is_no_id(tokens, prompt_lengths, eos_id):
+    return response_mask(tokens, prompt_lengths, eos_id or 1)
+
+
+def eos_at_once_missed(tokens, prompt_lengths, eos_id):
+    part = response_part(tokens, prompt_lengths)
+    is_eos = ((tokens == eos_id) & (columns(tokens) > prompt_lengths[:, None])).int()
+    return part & (is_eos.cumsum(1) - is_eos == 0)
+
+
+def left_padding_added(tokens, prompt_lengths, eos_id):
+    padding = (tokens == eos_id).long().cumprod(1).sum(1)
+    return response_mask(tokens, (prompt_lengths + padding).clamp(max=tokens.shape[1]), eos_id)
+
+
+def moved_to_the_left(tokens, prompt_lengths, eos_id):
+    return columns(tokens) < response_mask(tokens, prompt_lengths, eos_id).sum(1, keepdim=True)
+
+
+def mask_squeezed(tokens, prompt_lengths, eos_id):
+    return response_mask(tokens, prompt_lengths, eos_id).squeeze()
 
 
 def without_eos(tokens, prompt_lengths, eos_id):
@@ -313,8 +439,22 @@ RESPONSE_MASK = Exercise(
                 "Which tokens does True mark in this course?"),
         Mistake("numbers-not-bool", as_numbers, "The mask holds the numbers 0 and 1 instead of truth values.",
                 "What does x[mask] do when mask holds integers?"),
-        Mistake("one-prompt-length-for-all", first_prompt_for_all, "All rows are cut at the first row's prompt length.",
-                "Are all the prompts of a batch equally long?"),
+        *forms("one-prompt-length-for-all", (first_prompt_for_all, longest_prompt_for_all, shortest_prompt_for_all),
+               "All rows are cut at the same column.", "Are all the prompts of a batch equally long?"),
+        *forms("until-the-second-eos", (until_second_eos, until_second_eos_of_row), "What follows the first EOS is kept until a second one comes.",
+               "How many EOS has a row seen just before its first one, and how many just after it?"),
+        Mistake("one-beyond-the-eos", one_beyond, "One token behind the EOS is counted too.",
+                "Which is the last token that the policy chose?"),
+        *forms("eos-id-of-its-own", (own_idea_of_eos, zero_is_no_id), "The EOS that is looked for is not the one that was asked for.",
+               "Could the id of EOS be 0, or any other number?"),
+        Mistake("eos-at-once-missed", eos_at_once_missed, "An EOS that is the first token of the response is overlooked.",
+                "What is the shortest response that a policy can give?"),
+        Mistake("left-padding-twice", left_padding_added, "The padding on the left is counted again, although prompt_lengths has it.",
+                "What does prompt_lengths count?"),
+        Mistake("moved-to-the-left", moved_to_the_left, "The mask begins at column 0, as if the prompt were not there.",
+                "In which columns of the row do the response's tokens stand?"),
+        Mistake("squeezes-everything", mask_squeezed, "A squeeze without a dimension also removes a batch of size 1.",
+                "What is the shape of your answer when there is only one row?"),
         Mistake("writes-into-tokens", writes_pads, "The mask is right, but the caller's tokens are overwritten.",
                 "Who else is going to read these tokens?"),
     ),
@@ -328,8 +468,9 @@ def mean_cases(seed: int) -> list[Case]:
     empty_row = d.ragged(3, 4)
     empty_row[1] = False
     some = d.anywhere(4, 5)
-    cube = torch.rand(2, 3, 4, generator=d.generator) < 0.6
-    cube[:, 0] = True
+    cube = torch.stack([d.ragged(3, 4), d.anywhere(3, 4)])
+    with_zeros = d.normal(3, 5) + 1
+    with_zeros[:, 0] = with_zeros[0, 3] = 0.0
     cases = [Case(tuple(m.hide(d.normal(*m.mask.shape) + 1)) + (m.mask,), f"{m.label}, no dim") for m in token_masks(d)]
     values = (d.normal(4, 5) + 2).masked_fill(~some, 40.0)
     return [
@@ -341,7 +482,8 @@ def mean_cases(seed: int) -> list[Case]:
             ((d.normal(3, 4) + 2).masked_fill(~empty_row, torch.nan), empty_row, 1), "dim=1 and a row without any True"
         ),
         Case((d.normal(2, 3, 4) + 1, cube, 1), "three dimensions, dim=1"),
-        Case((d.normal(5) + 1, torch.tensor([True, False, True, True, False])), "one dimension"),
+        Case((d.normal(5) + 1, torch.tensor([False, True, True, True, False])), "one dimension"),
+        Case((with_zeros, d.ragged(3, 5), 1), "values that are 0"),
         Case((d.normal(2, 3), torch.zeros(2, 3, dtype=torch.bool)), "no True at all and no dim", raises="ValueError"),
     ]
 
@@ -352,6 +494,49 @@ def kept(values, mask):
 
 def over_all_positions(values, mask, dim=None):
     return kept(values, mask).mean() if dim is None else kept(values, mask).mean(dim)
+
+
+def over_whole_dim(values, mask, dim=None):
+    return masked_mean(values, mask) if dim is None else kept(values, mask).mean(dim)
+
+
+def over_longest_row(values, mask, dim=None):
+    return masked_mean(values, mask) if dim is None else kept(values, mask).sum(dim) / mask.sum(dim).amax().clamp(min=1)
+
+
+def over_all_true(values, mask, dim=None):
+    return masked_mean(values, mask) if dim is None else kept(values, mask).sum(dim) / mask.sum().clamp(min=1)
+
+
+def counts_what_is_not_zero(values, mask, dim=None):
+    masked_mean(values, mask, dim)
+    there = kept(values, mask)
+    return there.sum() / (there != 0).sum() if dim is None else there.sum(dim) / (there != 0).sum(dim).clamp(min=1)
+
+
+def zero_is_no_dim(values, mask, dim=None):
+    return masked_mean(values, mask, dim or None)
+
+
+def negative_is_no_dim(values, mask, dim=None):
+    return masked_mean(values, mask, dim if dim is not None and dim >= 0 else None)
+
+
+def empty_mask_is_nan(values, mask, dim=None):
+    return kept(values, mask).sum() / mask.sum() if dim is None else masked_mean(values, mask, dim)
+
+
+def empty_slice_raises(values, mask, dim=None):
+    if not (mask.any() if dim is None else mask.any(dim).all()):
+        raise ValueError("nothing to average")
+    return masked_mean(values, mask, dim)
+
+
+def through_hidden(values, mask, dim=None):
+    shown = values.clone()
+    shown.data[~mask] = 0
+    masked_mean(values, mask, dim)
+    return shown.sum() / mask.sum() if dim is None else shown.sum(dim) / mask.sum(dim).clamp(min=1)
 
 
 def mean_of_rows(values, mask, dim=None):
@@ -461,16 +646,26 @@ MEAN = Exercise(
     trained=(0,),
     variants=(mean_by_selection, mean_by_nanmean, mean_in_double),
     mistakes=(
-        Mistake("divides-by-everything", over_all_positions, "The masked-out values are set to zero but still counted.",
-                "By how many values should the sum be divided?"),
+        *forms("divides-by-everything", (over_all_positions, over_whole_dim, over_longest_row), "The masked-out values are set to zero but still counted.",
+               "By how many values should the sum be divided?"),
+        Mistake("one-count-for-all", over_all_true, "All slices are divided by the number of all values.",
+                "How many values does each slice have of its own?"),
+        Mistake("counts-what-is-not-zero", counts_what_is_not_zero, "A value that is 0 is taken for one that is masked out.",
+                "What tells you which values count: the values, or the mask?"),
+        *forms("dim-taken-for-none", (zero_is_no_dim, negative_is_no_dim), "A dim of 0, or a negative one, is treated as no dim at all.",
+               "Which values of dim count as true in Python's `if`, and what does −1 mean to PyTorch?"),
+        Mistake("empty-slice-raises", empty_slice_raises, "A slice without any True raises an error.",
+                "What does the contract ask for in a row that has nothing to average?"),
+        Mistake("gradient-into-hidden", through_hidden, "The value is right, but hidden positions get a gradient.",
+                "If a value has no influence on the mean, what should its gradient be?"),
         Mistake("mean-of-row-means", mean_of_rows, "Each row is averaged first, and then the rows.",
                 "Should a token of a short row weigh more than one of a long row here?"),
         Mistake("multiplies-by-the-mask", by_product, "Multiplying by the mask is taken to remove what it hides.",
                 "What is NaN times zero?"),
         Mistake("empty-slice-is-nan", empty_is_nan, "A slice without any True becomes 0/0.",
                 "What does the contract ask for in a row that has nothing to average?"),
-        Mistake("empty-mask-is-zero", empty_is_zero, "Without any True and without dim, a 0 comes back as if it were a mean.",
-                "Would you rather be told that there was nothing to average?"),
+        *forms("empty-mask-passes", (empty_is_zero, empty_mask_is_nan), "Without any True and without dim, a number comes back as if it were a mean.",
+               "Would you rather be told that there was nothing to average?"),
         Mistake("keeps-the-dimension", keeps_dim, "The averaged dimension stays, with size 1.",
                 "What shape is asked for after averaging along dim?"),
         Mistake("ignores-dim", ignores_dim, "dim is ignored.", "What should come back for each row when dim is 1?"),
@@ -495,7 +690,7 @@ def entropy_cases(seed: int) -> list[Case]:
     forbidden[0, 0, 1] = forbidden[1, 2, 4] = forbidden[1, 2, 0] = -torch.inf
     return [
         Case((d.normal(2, 3, 4, scale=1.5),), "ordinary logits"),
-        Case((d.normal(2, 3, 6) + 50,), "logits that are all large", atol=1e-4),
+        Case((d.normal(5, 2, 6) + 50,), "logits that are all large", atol=1e-4),
         Case((torch.zeros(1, 2, 7) + d.number(-3, 3),), "equal logits"),
         Case((d.normal(2, 2, 5) + 300 * d.integers(0, 2, 2, 2, 5),), "probabilities that underflow to 0", atol=1e-3),
         Case((forbidden,), "a logit of -inf"),
@@ -515,6 +710,55 @@ def entropy_naive(logits):
 def entropy_floor(logits):
     p = p_of(logits)
     return -(p * (p + 1e-3).log()).sum(-1)
+
+
+def entropy_clamped(logits):
+    p = p_of(logits).clamp(min=1e-3)
+    return -(p * p.log()).sum(-1)
+
+
+def entropy_overflows(logits):
+    p = logits.exp() / logits.exp().sum(-1, keepdim=True)
+    return -(p * (p + 1e-12).log()).sum(-1)
+
+
+def entropy_forbidden_returns(logits):
+    return token_entropy(logits.masked_fill(logits == -torch.inf, 0.0))
+
+
+def entropy_forbidden_softened(logits):
+    return token_entropy(logits.clamp(min=-5))
+
+
+def entropy_overwrites(logits):
+    entropy = token_entropy(logits)
+    with torch.no_grad():
+        logits[logits == -torch.inf] = -1e4
+    return entropy
+
+
+def entropy_squeezed(logits):
+    return token_entropy(logits).squeeze()
+
+
+def entropy_relative(logits):
+    return token_entropy(logits) / torch.log(torch.tensor(float(logits.shape[-1])))
+
+
+def entropy_collision(logits):
+    return -p_of(logits).square().sum(-1).log()
+
+
+def entropy_of_squares(logits):
+    return 1 - p_of(logits).square().sum(-1)
+
+
+def entropy_shifted(logits):
+    return token_entropy(logits)[:, :-1]
+
+
+def entropy_perplexity(logits):
+    return token_entropy(logits).exp()
 
 
 def entropy_bits(logits):
@@ -581,8 +825,22 @@ ENTROPY = Exercise(
     mistakes=(
         Mistake("zero-times-infinity", entropy_naive, "A probability that underflows to 0 makes 0 · log 0, which is NaN.",
                 "What should p log p be as p goes to 0, and does your code ever take the logarithm of 0?"),
-        Mistake("floor-in-the-logarithm", entropy_floor, "A small constant inside the logarithm bends the entropy.",
-                "What is the entropy of equal logits by your formula, and by hand?"),
+        *forms("floor-in-the-logarithm", (entropy_floor, entropy_clamped), "A floor under the probabilities bends the entropy.",
+               "What is the entropy by your formula when one token is certain?"),
+        Mistake("exponential-overflows", entropy_overflows, "The exponential of a large logit overflows.",
+                "Do the probabilities change when the same number is taken from all logits of a position?"),
+        *forms("forbidden-tokens-return", (entropy_forbidden_returns, entropy_forbidden_softened), "A token whose logit is -inf gets a probability again.",
+               "What probability does a logit of -inf stand for?"),
+        Mistake("overwrites-logits", entropy_overwrites, "The result is right, but the caller's logits are overwritten.",
+                "Who else is going to read these logits?"),
+        Mistake("squeezes-everything", entropy_squeezed, "A squeeze without a dimension also removes a batch or a time of size 1.",
+                "What is the shape of your answer when there is only one row?"),
+        Mistake("relative-entropy", entropy_relative, "The entropy is divided by its largest possible value.",
+                "What is the entropy of a fair coin in nats?"),
+        *forms("another-measure", (entropy_collision, entropy_of_squares), "This measures disorder too, but with squared probabilities.",
+               "What is the expectation of −log p, and with which weights?"),
+        Mistake("last-position-lost", entropy_shifted, "The last position is left out.", "Does an entropy need to know which token comes next?"),
+        Mistake("perplexity", entropy_perplexity, "The exponential of the entropy comes back.", "In which unit are the answers asked for?"),
         Mistake("bits-not-nats", entropy_bits, "The entropy is in bits.", "Which logarithm does the course use?"),
         Mistake("wrong-sign", entropy_negative, "The sign is missing.", "Can the entropy of a choice be negative?"),
         Mistake("surprise-of-one-token", entropy_of_best, "Only the most likely token's surprise is counted.",
@@ -620,6 +878,11 @@ def sft_cases(seed: int) -> list[Case]:
         case(whole, "a mask that is True from column 0"),
         case(d.ragged(3, 6).logical_or(torch.arange(6) < 2), "rows of different length"),
         case(torch.tensor([[False, True]]), "a single response token"),
+        Case(
+            (d.normal(5, 4, 5) + 1e4 * d.integers(-1, 2, 5, 4, 5), d.integers(0, 5, 5, 4), d.ragged(5, 4)),
+            "logits of ±10,000",
+            atol=5e-3,
+        ),
     ]
 
 
@@ -651,6 +914,64 @@ def sft_zeroed(logits, tokens, mask):
 
 def sft_no_shift(logits, tokens, mask):
     return masked_mean(-pick(torch.log_softmax(logits, -1), tokens), mask)
+
+
+def sft_zeroed_everywhere(logits, tokens, mask):
+    return (nll(logits, tokens) * mask[:, 1:]).sum() / mask.numel()
+
+
+def sft_longest(logits, tokens, mask):
+    keep = mask[:, 1:]
+    return ((nll(logits, tokens) * keep).sum(1) / keep.sum(1).amax()).mean()
+
+
+def sft_no_shift_but_first(logits, tokens, mask):
+    return masked_mean(-pick(torch.log_softmax(logits, -1), tokens)[:, 1:], mask[:, 1:])
+
+
+def sft_log_of_softmax(logits, tokens, mask):
+    return masked_mean(-pick(torch.softmax(logits[:, :-1], -1), tokens[:, 1:]).log(), mask[:, 1:])
+
+
+def sft_floor(logits, tokens, mask):
+    return masked_mean(-(pick(torch.softmax(logits[:, :-1], -1), tokens[:, 1:]) + 1e-8).log(), mask[:, 1:])
+
+
+def sft_writes_labels(logits, tokens, mask):
+    loss = sft_loss(logits, tokens, mask)
+    tokens[~mask] = -100
+    return loss
+
+
+def sft_writes_mask(logits, tokens, mask):
+    mask[:, 0] = False
+    return sft_loss(logits, tokens, mask)
+
+
+def sft_ignores_zero(logits, tokens, mask):
+    labels = torch.where(mask, tokens, 0)[:, 1:]
+    return F.cross_entropy(logits[:, :-1].transpose(1, 2), labels, ignore_index=0)
+
+
+def sft_inverted(logits, tokens, mask):
+    return nll(logits, tokens)[~mask[:, 1:]].mean()
+
+
+def sft_smoothed(logits, tokens, mask):
+    keep = mask[:, 1:]
+    return F.cross_entropy(logits[:, :-1][keep], tokens[:, 1:][keep], label_smoothing=0.1)
+
+
+def sft_perplexity(logits, tokens, mask):
+    return sft_loss(logits, tokens, mask).exp()
+
+
+def sft_probability(logits, tokens, mask):
+    return masked_mean(1 - nll(logits, tokens).neg().exp(), mask[:, 1:])
+
+
+def sft_both_masks(logits, tokens, mask):
+    return masked_mean(nll(logits, tokens), mask[:, 1:] & mask[:, :-1])
 
 
 def sft_sign(logits, tokens, mask):
@@ -709,10 +1030,24 @@ SFT = Exercise(
                 "Should a token of a short response weigh more than one of a long response here?"),
         Mistake("sum-not-mean", sft_sum, "The sum over tokens comes back, not their mean.",
                 "How would your loss change if the same batch came twice?"),
-        Mistake("divides-by-everything", sft_zeroed, "The masked-out tokens are set to zero but still counted.",
-                "By how many tokens should the sum be divided?"),
-        Mistake("no-shift", sft_no_shift, "The logits at a position are taken as scores of the token at that same position.",
-                "When the model stands at position t, which token is it about to choose?"),
+        *forms("divides-by-everything", (sft_zeroed, sft_zeroed_everywhere, sft_longest), "The masked-out tokens are set to zero but still counted.",
+               "By how many tokens should the sum be divided?"),
+        *forms("no-shift", (sft_no_shift, sft_no_shift_but_first), "The logits at a position are taken as scores of the token at that same position.",
+               "When the model stands at position t, which token is it about to choose?"),
+        Mistake("log-of-softmax", sft_log_of_softmax, "A probability that underflows to 0 becomes -inf when its logarithm is taken.",
+                "Can you get the logarithm without ever forming the probability?"),
+        Mistake("log-with-a-floor", sft_floor, "A small constant inside the logarithm hides the underflow and bends small values.",
+                "What does your formula give for a token whose probability is e^-50?"),
+        *forms("overwrites-its-input", (sft_writes_labels, sft_writes_mask), "The loss is right, but the caller's tokens or mask are overwritten.",
+               "Who else is going to read them?"),
+        Mistake("token-zero-ignored", sft_ignores_zero, "Real tokens with id 0 are left out.", "Is 0 only a mark for what does not count, or also a token?"),
+        Mistake("inverted", sft_inverted, "The prompt is trained on, and the response is left out.", "Which tokens does True mark in this course?"),
+        Mistake("smoothed-labels", sft_smoothed, "Part of the target is spread over the other tokens.", "What is the log-likelihood of a token without any smoothing?"),
+        Mistake("perplexity", sft_perplexity, "The exponential of the loss comes back.", "In which unit is the loss asked for?"),
+        Mistake("probability-not-log", sft_probability, "The loss is made of probabilities, not of their logarithms.",
+                "How large is your loss for a token that the model finds nearly impossible?"),
+        Mistake("boundary-lost", sft_both_masks, "The first response token is left out, since its predecessor is a prompt token.",
+                "Which token decides whether a prediction counts: the one that is read, or the one that is predicted?"),
         Mistake("wrong-sign", sft_sign, "The log-likelihood comes back with its own sign.",
                 "If this number is minimised, do the response's tokens become more likely?"),
         Mistake("column-zero-counted", sft_counts_column_zero, "Column 0 is counted in the number of tokens, although nothing predicts it.",

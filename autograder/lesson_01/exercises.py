@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from autograder.draws import NAN, Draw
-from autograder.exercise import Case, Exercise, Mistake
+from autograder.exercise import Case, Exercise, Mistake, forms
 from rlhf_core.preferences import (
     cohen_kappa,
     collate_pairs,
@@ -29,9 +29,10 @@ def probability_cases(seed: int) -> list[Case]:
         Case((d.normal(4), d.normal(4)), "temperature left at 1"),
         Case((d.normal(4), d.normal(4), 0.5), "temperature 0.5"),
         Case((d.normal(2, 3), d.normal(2, 3), 2.5), "temperature 2.5 and two dimensions"),
-        Case((extreme, -extreme.roll(1), 1.0), "scores of ±10,000"),
+        Case((extreme, -extreme.roll(1), 1.0), "scores of ±10,000", None, 1e-3),
         Case((d.normal(3) + 90, d.normal(3) + 90, 1.0), "scores that are both large", None, 1e-4),
         Case((d.normal(3), d.normal(3) * 0, 1.0), "a score of 0"),
+        Case((d.normal(1), d.normal(1), 0.7), "a single pair"),
     ]
 
 
@@ -53,6 +54,43 @@ def probability_no_temperature(a, b, temperature=1.0):
 
 def probability_overflow(a, b, temperature=1.0):
     return torch.exp(a / temperature) / (torch.exp(a / temperature) + torch.exp(b / temperature))
+
+
+def probability_odds_overflow(a, b, temperature=1.0):
+    odds = torch.exp((a - b) / temperature)
+    return odds / (1 + odds)
+
+
+def probability_by_tanh(a, b, temperature=1.0):
+    return (torch.tanh((a - b) / temperature) + 1) / 2
+
+
+def probability_normal(a, b, temperature=1.0):
+    return torch.special.ndtr((a - b) / temperature)
+
+
+def probability_over_pairs(a, b, temperature=1.0):
+    return torch.softmax((a - b) / temperature, 0)
+
+
+def probability_one_cooled(a, b, temperature=1.0):
+    return torch.sigmoid(a / temperature - b)
+
+
+def probability_squeezed(a, b, temperature=1.0):
+    return torch.sigmoid((a - b) / temperature).squeeze()
+
+
+def probability_averaged(a, b, temperature=1.0):
+    return torch.sigmoid((a - b) / temperature).mean()
+
+
+def probability_clipped(a, b, temperature=1.0):
+    return torch.sigmoid((a - b) / temperature).clamp(0.01, 0.99)
+
+
+def probability_all_pairs(a, b, temperature=1.0):
+    return torch.sigmoid((a[..., None] - b) / temperature)
 
 
 def probability_hard(a, b, temperature=1.0):
@@ -98,8 +136,20 @@ PROBABILITY = Exercise(
                 "Should a noisy rater, with a high temperature, come closer to one half or move away from it?"),
         Mistake("ignores-temperature", probability_no_temperature, "The temperature is left out.",
                 "How does a rater who nearly guesses differ from a careful one?"),
-        Mistake("exponential-overflows", probability_overflow, "The exponential of a large score overflows.",
-                "Does the probability depend on both scores, or only on their difference?"),
+        *forms("exponential-overflows", (probability_overflow, probability_odds_overflow), "The exponential of a large score overflows.",
+               "For a gap of 10,000, which of the steps gives a number that is too large to hold?"),
+        Mistake("tanh-not-logistic", probability_by_tanh, "The curve is a hyperbolic tangent, which is twice as steep.",
+                "What are the odds of a against b when a leads by 1?"),
+        Mistake("normal-not-logistic", probability_normal, "The curve is that of the normal distribution, which is Thurstone's model.",
+                "Which function of the gap does the Bradley–Terry model use?"),
+        Mistake("softmax-over-the-pairs", probability_over_pairs, "The pairs compete with each other, and their probabilities add up to 1.",
+                "Which two texts does one probability compare?"),
+        Mistake("cools-one-score", probability_one_cooled, "Only one of the two scores is divided by the temperature.",
+                "What should two equal scores give, at any temperature?"),
+        Mistake("squeezes-everything", probability_squeezed, "A squeeze also removes a batch of size 1.", "What is the shape of your answer for a single pair?"),
+        Mistake("averaged", probability_averaged, "All pairs are averaged into one number.", "How many probabilities are asked for?"),
+        Mistake("clipped", probability_clipped, "Probabilities near 0 and 1 are cut off.", "How sure should the model be of a gap of 10,000?"),
+        Mistake("every-a-against-every-b", probability_all_pairs, "Each a is compared with every b.", "With which b is the first a to be compared?"),
         Mistake("hard-choice", probability_hard, "The better text is always preferred, without any doubt.",
                 "Do people always choose the better of two nearly equal texts?"),
         Mistake("gap-not-probability", probability_logit, "The gap of the scores comes back, not a probability.",
@@ -123,6 +173,7 @@ def pairs_cases(seed: int) -> list[Case]:
     quarters[2], quarters[5], quarters[1] = quarters[0], quarters[0] + 0.5, quarters[0] - 1.25
     among = torch.cat([torch.tensor([[0, 2], [0, 5], [5, 0], [1, 0], [0, 1], [2, 1]]), d.integers(0, 8, 8, 2)])
     shuffled = among[torch.randperm(len(among), generator=d.generator)]
+    nearly = 2 + 1e-3 * torch.randperm(6, generator=d.generator)
     return [
         Case((torch.tensor([3.0, 1.0, 2.0]), torch.tensor([[1, 0], [0, 2], [1, 2]])), "three items"),
         Case((quarters, shuffled), "items of equal rating among the candidates"),
@@ -130,6 +181,7 @@ def pairs_cases(seed: int) -> list[Case]:
         Case((quarters, shuffled, 1.25), "a large min_gap"),
         Case((quarters, torch.tensor([[0, 2], [2, 0]]), 0.0), "nothing but ties"),
         Case((torch.tensor([-2.5, 1.5]), torch.tensor([[0, 1]]), 1.0), "a single pair"),
+        Case((nearly, torch.tensor([[0, 1], [2, 3], [4, 5], [3, 0]])), "items that are nearly equal"),
     ]
 
 
@@ -143,6 +195,53 @@ def better_first(ratings, candidates):
 
 def pairs_at_least(ratings, candidates, min_gap=0.0):
     return better_first(ratings, candidates)[gap_of(ratings, candidates).abs() >= min_gap]
+
+
+def pairs_at_least_but_ties(ratings, candidates, min_gap=0.0):
+    gap = gap_of(ratings, candidates).abs()
+    return better_first(ratings, candidates)[(gap >= min_gap) & (gap > 0)]
+
+
+def pairs_all(ratings, candidates, min_gap=0.0):
+    return better_first(ratings, candidates)
+
+
+def pairs_close_dropped(ratings, candidates, min_gap=0.0):
+    gap = gap_of(ratings, candidates).abs()
+    return better_first(ratings, candidates)[(gap > min_gap) & (gap > 1e-2)]
+
+
+def pairs_in_two_blocks(ratings, candidates, min_gap=0.0):
+    gap = gap_of(ratings, candidates)
+    return torch.cat([candidates[gap > min_gap], candidates[-gap > min_gap].flip(1)])
+
+
+def pairs_as_list(ratings, candidates, min_gap=0.0):
+    return [tuple(pair) for pair in preference_pairs(ratings, candidates, min_gap).tolist()]
+
+
+def pairs_without_shape(ratings, candidates, min_gap=0.0):
+    return torch.tensor(preference_pairs(ratings, candidates, min_gap).tolist(), dtype=torch.int64)
+
+
+def pairs_float_when_empty(ratings, candidates, min_gap=0.0):
+    return torch.tensor(preference_pairs(ratings, candidates, min_gap).tolist())
+
+
+def pairs_stacked(ratings, candidates, min_gap=0.0):
+    return torch.stack(list(preference_pairs(ratings, candidates, min_gap)))
+
+
+def pairs_of_ranks(ratings, candidates, min_gap=0.0):
+    return preference_pairs(ratings.argsort().argsort().float(), candidates, min_gap)
+
+
+def pairs_numbers(ratings, candidates, min_gap=0.0):
+    return (gap_of(ratings, candidates).abs() > min_gap).nonzero().squeeze(1)
+
+
+def pairs_float(ratings, candidates, min_gap=0.0):
+    return preference_pairs(ratings, candidates, min_gap).float()
 
 
 def pairs_unoriented(ratings, candidates, min_gap=0.0):
@@ -216,12 +315,24 @@ PAIRS = Exercise(
     mistakes=(
         Mistake("ties-kept", pairs_at_least, "Pairs whose gap only equals min_gap are kept, ties among them.",
                 "Which of two equally rated texts is the chosen one?"),
+        Mistake("gap-equal-kept", pairs_at_least_but_ties, "Pairs whose gap only equals min_gap are kept.",
+                "Does a gap of 0.5 exceed a min_gap of 0.5?"),
+        Mistake("near-ties-dropped", pairs_close_dropped, "Small gaps are taken for ties.", "By how much must two ratings differ when min_gap is 0?"),
+        Mistake("order-lost", pairs_in_two_blocks, "Pairs that had to be turned round come behind those that had not.",
+                "In which order should the pairs come back?"),
+        Mistake("list-not-tensor", pairs_as_list, "A list comes back where a tensor is asked for.", "How will the caller index with it?"),
+        *forms("empty-has-no-shape", (pairs_without_shape, pairs_float_when_empty, pairs_stacked),
+               "When no pair is left, what comes back is no list of pairs of whole numbers any more.",
+               "What should the shape be when 0 pairs are left, and what the dtype?"),
+        Mistake("ranks-not-ratings", pairs_of_ranks, "Ranks are compared in place of ratings.", "Do two items of equal rating have equal ranks?"),
+        Mistake("numbers-of-pairs", pairs_numbers, "The positions of the pairs come back, not the pairs.", "Which two items does each row of the answer name?"),
+        Mistake("float-indices", pairs_float, "Item indices come back as floats.", "What does a tensor accept as an index?"),
         Mistake("file-order", pairs_unoriented, "The pairs stay in the order in which they came.",
                 "Which column should hold the better-rated item?"),
         Mistake("worse-first", pairs_worse_first, "The worse item comes first.", "Which of the two did people prefer?"),
         Mistake("one-direction-only", pairs_signed, "Pairs whose second item is better are dropped instead of turned round.",
                 "What should happen to a candidate pair whose second item is rated higher?"),
-        Mistake("ignores-min-gap", pairs_no_gap, "min_gap is ignored.", "Which pairs are too close to call?"),
+        *forms("ignores-min-gap", (pairs_no_gap, pairs_all), "min_gap is ignored.", "Which pairs are too close to call?"),
         Mistake("sorted-by-gap", pairs_sorted, "The pairs come back sorted by their gap.",
                 "In whose order are the pairs asked for?"),
         Mistake("duplicates-removed", pairs_unique, "Repeated pairs are merged, and the order is lost.",
@@ -360,15 +471,76 @@ def averaged_by(place):
     return agreement
 
 
+def mean_of_common(ratings, pairs):
+    """The others are only those who rated both items."""
+    known = ratings.isfinite()
+    votes = []
+    for i, j in pairs.tolist():
+        both = torch.where(known[i] & known[j], ratings[[i, j]], NAN)
+        try:
+            votes += votes_of(both, torch.tensor([[0, 1]]))
+        except ValueError:
+            continue
+    if not votes:
+        raise ValueError("no vote")
+    return share(votes)
+
+
+def signs(ratings, pairs):
+    """Per pair, the raters' signs that are not 0."""
+    rows = (torch.sign(ratings[i] - ratings[j]).tolist() for i, j in pairs.tolist())
+    return [[s for s in row if s == s and s != 0] for row in rows]
+
+
+def majority_of_others(ratings, pairs):
+    votes = [0.5 + 0.5 * (s > 0) - 0.5 * (s < 0) for row in signs(ratings, pairs) for k, v in enumerate(row)
+             for s in [v * sum(row[:k] + row[k + 1 :])]]  # fmt: skip
+    if not votes:
+        raise ValueError("no vote")
+    return sum(votes) / len(votes)
+
+
+def rater_against_rater(ratings, pairs):
+    same = [float(a == b) for row in signs(ratings, pairs) for k, a in enumerate(row) for b in row[k + 1 :]]
+    if not same:
+        raise ValueError("no vote")
+    return sum(same) / len(same)
+
+
+def sum_of_others(ratings, item, rater):
+    others = [x for r, x in enumerate(ratings[item].tolist()) if r != rater and x == x]
+    return sum(others) if others else None
+
+
+def agreement_sums(ratings, pairs):
+    return share(votes_of(ratings, pairs, sum_of_others))
+
+
+def agreement_own_ties_half(ratings, pairs):
+    clear, everyone = votes_of(ratings, pairs), votes_of(ratings, pairs, own_ties=True)
+    return (sum(v for v, _, _ in clear) + 0.5 * (len(everyone) - len(clear))) / len(everyone)
+
+
+def agreement_alone(points):
+    def agreement(ratings, pairs):
+        some, every = votes_of(ratings, pairs), votes_of(ratings, pairs, zero_when_alone)
+        return (sum(v for v, _, _ in some) + points * (len(every) - len(some))) / len(every)
+
+    return agreement
+
+
+def agreement_number(otherwise):
+    def agreement(ratings, pairs):
+        try:
+            return rater_agreement(ratings, pairs)
+        except ValueError:
+            return otherwise
+
+    return agreement
+
+
 def agreement_disagreement(ratings, pairs):
     return 1 - rater_agreement(ratings, pairs)
-
-
-def agreement_nan(ratings, pairs):
-    try:
-        return rater_agreement(ratings, pairs)
-    except ValueError:
-        return NAN
 
 
 def agreement_vectorised(ratings, pairs):
@@ -415,12 +587,21 @@ AGREEMENT = Exercise(
                 "If the others are undecided, how often would the rater agree by chance?"),
         Mistake("tie-among-others-skipped", agreement_tie_skipped, "A tie among the others is skipped.",
                 "What does the contract give to a vote on which the others are undecided?"),
-        Mistake("own-ties-counted", agreement_own_ties, "A rater who gives both items the same rating is counted as voting.",
-                "Has this rater said which one is better?"),
+        *forms("own-ties-counted", (agreement_own_ties, agreement_own_ties_half), "A rater who gives both items the same rating is counted as voting.",
+               "Has this rater said which one is better?"),
+        Mistake("others-who-rated-both", mean_of_common, "The others are only those who rated both items.",
+                "Whose ratings make up the mean of one item?"),
+        Mistake("majority-of-the-others", majority_of_others, "The others vote pair by pair, in place of their mean ratings.",
+                "What is compared with the rater's choice: the number of others who agree, or their means?"),
+        Mistake("rater-against-rater", rater_against_rater, "Two raters are compared with each other.", "With whom is one person compared here?"),
+        Mistake("sum-of-the-others", agreement_sums, "The others' ratings are added up, so that much-rated items look better.",
+                "What if one item was rated by two people and the other by ten?"),
         Mistake("missing-is-zero", agreement_missing_zero, "A missing rating is read as 0.",
                 "What does 0 mean on a scale from −4 to 4?"),
         Mistake("median-of-the-others", agreement_median, "The others are summed up by their median.",
                 "Which average of the other ratings is asked for?"),
+        *forms("alone-counted", (agreement_alone(0.5), agreement_alone(0.0), agreement_alone(1.0)),
+               "A vote counts although nobody else rated one of the items.", "With whom could this rater agree?"),
         Mistake("alone-against-zero", agreement_alone_zero, "An item that nobody else rated gets a mean of 0.",
                 "Is there anybody to agree with?"),
         Mistake("mean-of-rater-means", averaged_by(2), "Each rater is averaged first, and then the raters.",
@@ -429,8 +610,9 @@ AGREEMENT = Exercise(
                 "Over what is the share taken: pairs, or votes?"),
         Mistake("disagreement", agreement_disagreement, "This is how often the rater disagrees.",
                 "What should come out when everybody ranks alike?"),
-        Mistake("nan-without-votes", agreement_nan, "Without any vote NaN comes back, without a word.",
-                "How would somebody notice that there was nothing to count?"),
+        *forms("number-without-votes", (agreement_number(NAN), agreement_number(0.0), agreement_number(0.5)),
+               "Without any vote a number comes back, without a word.",
+               "Would you rather be told that there was nothing to count?"),
     ),
 )  # fmt: skip
 
@@ -453,6 +635,11 @@ def kappa_cases(seed: int) -> list[Case]:
         Case((a, a.clone()), "raters who always agree"),
         Case((torch.full((6,), 2), torch.full((6,), 2)), "raters who both give one single label"),
         Case((torch.tensor([0, 1, 0, 1]), torch.tensor([1, 0, 1, 0])), "raters who always disagree"),
+        Case((a, (a + 1) % 3), "three labels and no agreement"),
+        Case((torch.full((30,), 1), b), "a rater who always gives the same label"),
+        Case((b, torch.full((30,), 1)), "a second rater who always gives the same label"),
+        Case((torch.full((4,), 1), torch.full((4,), 3)), "raters who each give one label, but not the same"),
+        Case((torch.tensor([2]), torch.tensor([2])), "a single item"),
     ]
 
 
@@ -490,6 +677,47 @@ def kappa_one_rater(a, b):
 def kappa_pooled(a, b):
     pa, pb = marginals(a, b)
     return kappa_from(observed_share(a, b), ((pa + pb) / 2).square().sum())
+
+
+def kappa_other_rater(a, b):
+    return kappa_one_rater(b, a)
+
+
+def kappa_division(a, b):
+    observed, chance = (a == b).double().mean().item(), (a[:, None] == b).double().mean().item()
+    return (observed - chance) / (1 - chance)
+
+
+def kappa_one_constant(a, b):
+    return 1.0 if len(a.unique()) == 1 or len(b.unique()) == 1 else cohen_kappa(a, b)
+
+
+def kappa_two_constants(a, b):
+    return 1.0 if len(a.unique()) == 1 and len(b.unique()) == 1 else cohen_kappa(a, b)
+
+
+def kappa_weighted(a, b):
+    seen, chance = (a - b).abs().double().mean(), (a[:, None] - b).abs().double().mean()
+    return 1.0 if chance == 0 else (1 - seen / chance).item()
+
+
+def kappa_two_labels(a, b):
+    return cohen_kappa((a > 0).long(), (b > 0).long())
+
+
+def kappa_labels_from_zero(a, b):
+    count = max(int(a.max()), int(b.max())) + 1
+    share_a, share_b = torch.bincount(a, minlength=count) / len(a), torch.bincount(b, minlength=count) / len(b)
+    chance = (share_a * share_b).sum()
+    return 1.0 if chance == 1 else (((a == b).float().mean() - chance) / (1 - chance)).item()
+
+
+def kappa_of_counts(a, b):
+    return cohen_kappa(a.sort().values, b.sort().values)
+
+
+def kappa_absolute(a, b):
+    return abs(cohen_kappa(a, b))
 
 
 def kappa_difference(a, b):
@@ -557,12 +785,23 @@ KAPPA = Exercise(
                 "Does chance agreement depend on how often each rater uses each label?"),
         Mistake("chance-is-uniform", kappa_uniform, "Raters without a clue are taken to use all labels equally often.",
                 "Does chance agreement depend on how often each rater uses each label?"),
-        Mistake("habits-of-one-rater", kappa_one_rater, "Both raters are taken to have the first one's habits.",
-                "Whose marginals belong into p_e?"),
+        *forms("habits-of-one-rater", (kappa_one_rater, kappa_other_rater), "Both raters are taken to have the habits of one of them.",
+               "Whose marginals belong into p_e?"),
         Mistake("pooled-habits", kappa_pooled, "The habits of both raters are averaged, which is Scott's π and not Cohen's κ.",
                 "Should two raters of different habits be treated as one?"),
         Mistake("no-denominator", kappa_difference, "The agreement beyond chance is not divided by the most that was possible.",
                 "What should κ be for raters who always agree?"),
+        Mistake("single-label-divides-by-zero", kappa_division, "When both always give the same label, 0 is divided by 0.",
+                "What is the agreement of two raters who always give the same label?"),
+        *forms("one-constant-rater-is-enough", (kappa_one_constant, kappa_two_constants), "A rater who never changes the label gets 1, whatever the other says.",
+               "When is there nothing left to agree on: if one rater is constant, or if both give the same single label?"),
+        Mistake("weighted", kappa_weighted, "Near misses count as half an agreement, which is the weighted κ.",
+                "Do the labels stand for quantities here, or only for kinds?"),
+        *forms("labels-of-its-own", (kappa_two_labels, kappa_labels_from_zero), "Only certain labels are expected.",
+               "Could a label be −5, or could there be three of them?"),
+        Mistake("items-mixed-up", kappa_of_counts, "The labels are sorted, so that items are no longer compared with themselves.",
+                "Which label of b belongs to the first label of a?"),
+        Mistake("absolute-value", kappa_absolute, "A κ below 0 loses its sign.", "What should it say of raters who disagree more than by chance?"),
         Mistake("single-label-is-nan", kappa_nan, "When both always give the same label, the formula is 0/0.",
                 "What does the contract ask for there?"),
         Mistake("single-label-is-zero", kappa_zero, "Two raters who always give the same label get 0.",
@@ -578,10 +817,12 @@ KAPPA = Exercise(
 
 def split_cases(seed: int) -> list[Case]:
     d = Draw(seed)
-    prompts = [f"Prompt {i}: {'é' * (i % 3)}" for i in range(3000)]
-    rows = prompts + [prompts[i] for i in d.integers(0, 3000, 300).tolist()]
+    # 5,000, so that a right split leaves the 0.03 once in 50,000 times
+    prompts = [f"Prompt {i}: {'é' * (i % 3)}" for i in range(5000)]
+    rows = prompts + [prompts[i] for i in d.integers(0, 5000, 300).tolist()]
     rows = [rows[i] for i in torch.randperm(len(rows), generator=d.generator).tolist()]
-    return [Case((rows, [0.2, 0.35, 0.1][seed % 3], int(d.integers(0, 1000, 1))), "3,000 prompts, some of them twice")]
+    fraction = 0.45 if seed % 200 else 0.65
+    return [Case((rows, fraction, int(d.integers(0, 1000, 1))), "5,000 prompts, some of them twice")]
 
 
 def unit(text: str) -> float:
@@ -637,6 +878,38 @@ def split_shifted(prompts, test_fraction, seed):
     return torch.tensor([(unit(p) + seed / 1000) % 1 < test_fraction for p in prompts])
 
 
+def split_flipped(prompts, test_fraction, seed):
+    mask = int(unit(str(seed)) * 2**32)
+    return torch.tensor([(int(unit(p) * 2**32) ^ mask) / 2**32 < test_fraction for p in prompts])
+
+
+def split_coarse(prompts, test_fraction, seed):
+    return torch.tensor([int(1e6 * unit(f"{seed}/{p}")) % 10 < round(10 * test_fraction) for p in prompts])
+
+
+def split_every_nth(prompts, test_fraction, seed):
+    return torch.tensor([int(1e6 * unit(f"{seed}/{p}")) % round(1 / test_fraction) == 0 for p in prompts])
+
+
+def split_beginning(prompts, test_fraction, seed):
+    return torch.tensor([unit(f"{seed}/{p[:8]}") < test_fraction for p in prompts])
+
+
+def split_numpy_random(prompts, test_fraction, seed):
+    import numpy
+
+    numpy.random.seed(seed)
+    return split_by_prompt(prompts, test_fraction, seed)
+
+
+def split_numbers(prompts, test_fraction, seed):
+    return split_by_prompt(prompts, test_fraction, seed).long()
+
+
+def split_rows_found(prompts, test_fraction, seed):
+    return split_by_prompt(prompts, test_fraction, seed).nonzero().squeeze(1)
+
+
 def split_list(prompts, test_fraction, seed):
     return [unit(f"{seed}/{p}") < test_fraction for p in prompts]
 
@@ -684,8 +957,15 @@ SPLIT = Exercise(
                 "What will everybody else's random numbers be after this call?"),
         Mistake("by-length", split_length, "Prompts of the same length always go to the same side.",
                 "What of a prompt should decide its side?"),
-        Mistake("seed-shifts", split_shifted, "The seed only moves the window, so that neighbouring seeds share their test prompts.",
-                "How many prompts should two unrelated splits have in common?"),
+        *forms("seed-shifts", (split_shifted, split_flipped), "The seed only moves or mirrors one fixed order of the prompts, so that the splits of two seeds are related.",
+               "How many prompts should two unrelated splits have in common, and does your hash mix the seed with the whole prompt?"),
+        *forms("coarse-share", (split_coarse, split_every_nth), "The share is rounded to what a few classes allow.",
+               "What share of the prompts comes out when 45% are asked for?"),
+        Mistake("by-the-beginning", split_beginning, "Only the beginning of a prompt decides.", "What of a prompt should decide its side?"),
+        Mistake("seeds-numpy", split_numpy_random, "The split is right, but NumPy's global random generator is seeded on the way.",
+                "What will everybody else's random numbers be after this call?"),
+        *forms("not-truth-values", (split_numbers, split_rows_found), "Numbers come back where truth values are asked for.",
+               "What does x[split] do when it holds integers?"),
         Mistake("list-not-tensor", split_list, "A list comes back where a bool tensor is asked for.",
                 "How will the caller index with it?"),
     ),
@@ -711,6 +991,7 @@ def collate_cases(seed: int) -> list[Case]:
         Case((rows(1, 4), rows(3, 2), 99), "a pad id of 99"),
         Case((rows(2), rows(3), 0), "a single pair"),
         Case((rows(3, 3), rows(3, 3), 7), "rows of equal length"),
+        Case((rows(1, 4, 2, 6, 1), rows(2, 3, 5, 1, 4), 0), "five pairs"),
     ]
 
 
@@ -814,6 +1095,51 @@ def collate_together(chosen, rejected, pad_id):
     return dict(chosen_ids=ids[:n], chosen_mask=mask[:n], rejected_ids=ids[n:], rejected_mask=mask[n:])
 
 
+def collate_masks(mask_of):
+    def collate(chosen, rejected, pad_id):
+        batch = collate_pairs(chosen, rejected, pad_id)
+        for side, rows in (("chosen", chosen), ("rejected", rejected)):
+            batch[f"{side}_mask"] = mask_of(batch[f"{side}_ids"], torch.tensor([[len(r)] for r in rows]), pad_id)
+        return batch
+
+    return collate
+
+
+collate_to_first_pad = collate_masks(lambda ids, lengths, pad_id: (ids != pad_id).long().cumprod(1).bool())
+collate_to_last_token = collate_masks(lambda ids, n, pad_id: (ids != pad_id).flip(1).cummax(1).values.flip(1))
+collate_all_real = collate_masks(lambda ids, lengths, pad_id: torch.ones_like(ids, dtype=torch.bool))
+collate_one_more = collate_masks(lambda ids, lengths, pad_id: torch.arange(ids.shape[1]) <= lengths)
+
+
+def collate_chosen_decide(chosen, rejected, pad_id):
+    width = max(map(len, chosen))
+    batch = collate_pairs([*chosen, [0] * width], [r[:width] for r in rejected] + [[0]], pad_id)
+    return {name: rows[:-1] for name, rows in batch.items()}
+
+
+def collate_one_wider(chosen, rejected, pad_id):
+    batch = collate_pairs(chosen, rejected, pad_id)
+    return {k: F.pad(v, (0, 1), value=False if v.dtype == torch.bool else pad_id) for k, v in batch.items()}
+
+
+def collate_tuple(chosen, rejected, pad_id):
+    return tuple(collate_pairs(chosen, rejected, pad_id).values())
+
+
+def collate_nested_lists(chosen, rejected, pad_id):
+    return {name: rows.tolist() for name, rows in collate_pairs(chosen, rejected, pad_id).items()}
+
+
+def collate_other_names(chosen, rejected, pad_id):
+    batch = collate_pairs(chosen, rejected, pad_id)
+    return {name.replace("_mask", "_attention_mask"): rows for name, rows in batch.items()}
+
+
+def collate_ids_only(chosen, rejected, pad_id):
+    batch = collate_pairs(chosen, rejected, pad_id)
+    return {name: rows for name, rows in batch.items() if name.endswith("ids")}
+
+
 COLLATE = Exercise(
     collate_pairs,
     points=3,
@@ -822,8 +1148,15 @@ COLLATE = Exercise(
     asks="a dict with " + ", ".join(KEYS),
     variants=(collate_by_filling, collate_together, lambda c, r, pad: collated(c, r, pad)),
     mistakes=(
-        Mistake("mask-from-the-pad-id", collate_by_pad_id, "Every token that equals the pad id is masked out.",
-                "What if the pad id also occurs as a real token, as EOS often does?"),
+        *forms("mask-from-the-pad-id", (collate_by_pad_id, collate_to_first_pad, collate_to_last_token), "Tokens that equal the pad id are masked out.",
+               "What if the pad id also occurs as a real token, as EOS often does?"),
+        Mistake("everything-is-real", collate_all_real, "The masks are True on the padding too.", "What tells real tokens from padding later on?"),
+        Mistake("mask-one-too-long", collate_one_more, "The masks reach one column into the padding.", "In which column does a row of 3 tokens end?"),
+        Mistake("one-column-too-many", collate_one_wider, "There is one column more than the longest row needs.", "How wide must the batch be?"),
+        Mistake("chosen-decide-the-width", collate_chosen_decide, "The longest chosen row decides the width.", "What if a rejected row is longer?"),
+        Mistake("tuple-not-dict", collate_tuple, "A tuple comes back where a dict is asked for.", "By which names will the caller look up the tensors?"),
+        Mistake("lists-not-tensors", collate_nested_lists, "Lists come back where tensors are asked for.", "What does a model take as its input?"),
+        *forms("other-names", (collate_other_names, collate_ids_only), "Some of the four names are missing.", "By which names will the caller look up the tensors?"),
         Mistake("two-widths", collate_two_widths, "Chosen and rejected get widths of their own.",
                 "Could the two be stacked and go through the model at once?"),
         Mistake("left-padding", collate_left, "The padding stands on the left.", "On which side does the contract put it?"),

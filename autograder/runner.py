@@ -5,8 +5,11 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from autograder import wire
+from autograder.children import BROKEN, GRACE
 from autograder.exercise import Case, Exercise
 from autograder.isolation.redacted import modules_without
 from autograder.observe import Observation
@@ -22,7 +26,8 @@ from autograder.statements import Statement
 from autograder.submission import Submission
 
 SECONDS = 20.0
-PATIENCE = 10.0  # for the worker itself, beyond the learner's time
+MAX_RESULT = 256 * 2**20
+PATIENCE = 60.0  # for the worker itself, which loads torch first
 LOADED_FOR = {"update": ["torch._dynamo"]}  # every optimizer imports it, which takes a second or two; by the probe
 
 
@@ -77,19 +82,22 @@ class Worker:
         self.shut_in = sandbox and LINUX
         self.seconds, self.fork = seconds, fork or self.shut_in
         self.process: subprocess.Popen | None = None
-        self.greeted = False
+        self.greeted = self.has_run = False
+        self.scratch = ""
 
     def start(self) -> None:
         """Begin to load torch, beside whatever this process does."""
         if self.process is None or self.process.poll() is not None:
             packages = str(Path(__file__).resolve().parent.parent)
+            self.scratch = "" if self.fork else tempfile.mkdtemp(prefix="grading-")  # a fork has a folder for each job
             self.process = subprocess.Popen(
                 command(self.seconds) if self.shut_in else [sys.executable, "-m", "autograder.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=clean_environment() if self.shut_in else environment_with(packages),
-                cwd=packages,  # before Python 3.11 the working folder comes first where modules are looked for
+                # before Python 3.11 the working folder comes first where modules are looked for
+                cwd=self.scratch or packages,
             )
             self.greeted = False
             atexit.register(self.stop)
@@ -102,6 +110,7 @@ class Worker:
             for pipe in (self.process.stdin, self.process.stdout):
                 pipe.close()
             self.process = None
+            shutil.rmtree(self.scratch or "no-such-folder", ignore_errors=True)
             atexit.unregister(self.stop)
 
     def run(
@@ -145,8 +154,19 @@ class Worker:
         if self.shut_in and not self.greeted:
             self.greet()
         before = wire.framed(json.dumps(LOADED_FOR.get(exercise.probe, [])).encode()) if self.shut_in else b""
+        found = self.send(before + wire.framed(wire.pack(job)))
+        self.has_run |= found.loaded
+        if self.fork and not (self.shut_in or self.has_run) and found.ending.startswith("SIG") and not found.at:
+            # on some systems a process that has loaded much does not survive a fork
+            self.stop()
+            self.fork = False
+            return self.run(exercise, submission, cases, order, stand_ins, broad)
+        return found
+
+    def send(self, content: bytes) -> Outcome:
+        """Hand over a job and wait for what comes of it."""
         try:
-            self.process.stdin.write(before + wire.framed(wire.pack(job)))
+            self.process.stdin.write(content)
             self.process.stdin.flush()
         except (BrokenPipeError, OSError):
             self.stop()
@@ -176,13 +196,20 @@ class Worker:
 
     def read_single(self) -> Outcome:
         """All that a worker sends before it ends."""
-        content, ending = self.within_time(lambda stream: stream.read())
-        status = self.process.poll() if ending == "done" else None
+        content, ending = self.within_time(lambda stream: stream.read1(2**20), PATIENCE)
+        if content and ending == "done":  # the code has begun to run
+            rest, ending = self.within_time(read_all, self.seconds)
+            content += rest or b""
+        content = content or b""
+        try:
+            status = self.process.wait(GRACE) if ending == "done" else None
+        except subprocess.TimeoutExpired:
+            ending = "flood" if len(content) > MAX_RESULT else "closed"
         self.stop()
         self.start()  # ready for the next
-        if ending == "done" and status not in (0, None):
-            ending = f"exit code {status}"
-        return outcome(wire.frames_of(content or b""), ending)
+        if ending == "done" and status != 0:
+            ending = ended_with(status)
+        return outcome(wire.frames_of(content), ending)
 
     def within_time(self, read, seconds: float | None = None) -> tuple[object, str]:
         """Read from the worker in a thread, so that the clock is kept on every system."""
@@ -193,7 +220,7 @@ class Worker:
         if thread.is_alive():
             self.process.kill()
             thread.join(PATIENCE)
-            return None, "timeout"
+            return (found[0] if found else None), "timeout"
         return found[0], "done"
 
 
@@ -211,6 +238,24 @@ def attempt(read, stream: BinaryIO) -> object:
         return read(stream)
     except (OSError, ValueError):
         return None
+
+
+def read_all(stream: BinaryIO) -> bytes:
+    """All bytes until the end of the stream, or until they are too many."""
+    content = bytearray()
+    while len(content) <= MAX_RESULT:
+        chunk = stream.read1(2**20)
+        if not chunk:
+            break
+        content += chunk
+    return bytes(content)
+
+
+def ended_with(status: int) -> str:
+    """The end of a process in a word."""
+    if os.name == "posix" and status < 0:
+        return signal.Signals(-status).name
+    return "broken" if status in (1, BROKEN) else f"exit code {status}"
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import os
 import select
-import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,15 +18,12 @@ from typing import BinaryIO
 import torch
 
 from autograder import probes, wire
+from autograder.children import BROKEN, adopt_orphans, die_with_parent, end_all, how_it_ended, set_limits, status_of
 from autograder.guard import Hidden, Untouched, hide_reference
 from autograder.loading import load
 from autograder.observe import observe
 
 MAX_RESULT = 256 * 2**20
-MAX_FILE = 64 * 2**20
-MEMORY = 2 * 2**30
-BROKEN = 70  # the status of a child in which the grader's own code failed
-GRACE = 1.0  # seconds between the last word of a child and its end
 CAN_FORK = hasattr(os, "fork")
 
 
@@ -36,6 +32,7 @@ def main() -> None:
     jobs, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     silence()
     torch.set_num_threads(1)
+    adopt_orphans()
     while True:
         frame = read_frame(jobs)
         if frame is None:
@@ -48,8 +45,18 @@ def main() -> None:
             results.write(wire.framed(wire.pack({"ending": ending})) + wire.framed(answer))
             results.flush()
         else:
-            run_job(job, lambda content: (results.write(wire.framed(content)), results.flush()))
-            return
+            run_in_place(job, results)
+
+
+def run_in_place(job: dict, results: BinaryIO) -> None:
+    """Run a job in this process, and end it: threads that go on and what waits for the exit are not waited for."""
+    status = BROKEN
+    try:
+        set_limits(job["seconds"])
+        run_job(job, lambda content: (results.write(wire.framed(content)), results.flush()))
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
@@ -72,11 +79,12 @@ def silence() -> None:
 def run_in_child(job: dict, close: list[int]) -> tuple[bytes, str]:
     """Run a job in a forked child; its frames, and how it ended: "done", "timeout", "flood" or what killed it."""
     with tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True) as scratch:
-        reading, writing = os.pipe()
+        (reading, writing), parent = os.pipe(), os.getpid()
         child = os.fork()
         if child == 0:
             status = BROKEN
             try:
+                die_with_parent(parent)
                 os.setsid()
                 for fd in [reading, *close]:
                     os.close(fd)
@@ -89,31 +97,9 @@ def run_in_child(job: dict, close: list[int]) -> tuple[bytes, str]:
         os.close(writing)
         answer, ending = collect(reading, time.monotonic() + job["seconds"])
         status = status_of(child) if ending == "done" else None
-        kill_group(child)
+        end_all(child)
         os.close(reading)
-        if status is None:
-            os.waitpid(child, 0)
         return answer, how_it_ended(status) if ending == "done" else ending
-
-
-def status_of(child: int) -> int | None:
-    """The status with which a child ends; None if it has closed its pipe and goes on."""
-    deadline = time.monotonic() + GRACE
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status
-        time.sleep(0.001)
-    return None
-
-
-def how_it_ended(status: int | None) -> str:
-    """A child's end in a word."""
-    if status is None:
-        return "closed"
-    if os.WIFSIGNALED(status):
-        return signal.Signals(os.WTERMSIG(status)).name
-    return "broken" if os.WEXITSTATUS(status) == BROKEN else "done"
 
 
 def write_all(fd: int, content: bytes) -> None:
@@ -137,37 +123,6 @@ def collect(fd: int, deadline: float) -> tuple[bytes, str]:
         size += len(chunk)
         if size > MAX_RESULT:
             return b"".join(chunks), "flood"
-
-
-def kill_group(child: int) -> None:
-    """End a child and what it started."""
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        try:
-            os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-
-
-def set_limits(seconds: float) -> None:
-    """Bounds on memory, processor time, files; where the system has none, the judge's clock remains."""
-    try:
-        import resource
-    except ImportError:
-        return
-    used = 0
-    try:
-        with open("/proc/self/statm") as file:
-            used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        pass
-    bounds = {"RLIMIT_AS": used + MEMORY, "RLIMIT_CPU": int(seconds) + 1, "RLIMIT_FSIZE": MAX_FILE, "RLIMIT_CORE": 0}
-    for name, bound in bounds.items():
-        try:
-            resource.setrlimit(getattr(resource, name), (bound, bound))
-        except (AttributeError, ValueError, OSError):
-            continue
 
 
 def run_job(job: dict, send: Callable[[bytes], object]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import os
 import re
 import stat
 from dataclasses import dataclass, field
@@ -9,14 +11,18 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_raw_cell
 
-from autograder.classroom.repair import is_written, repair
-from autograder.submission import MAX_BYTES, SubmissionError, raw_cells, source_of
+from autograder.classroom.cells import cells_from, give_ids, is_answer, marked, marks, new_cell
+from autograder.classroom.repair import Repaired, repair
+from autograder.classroom.work import some
+from autograder.files import SubmissionError, files_of, raw_cells, text_of
+from autograder.submission import is_notebook
 
 MAX_FILES = 1000
-CELL_ID = re.compile(r"^[a-zA-Z0-9\-_]{1,64}$")
-NEW_CELL = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}
+NAME = 60  # letters of a file's name that are shown
+STAMP = "timestamp.txt"  # nbgrader writes it
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+NOTE = "note-of-the-grader"
 
 
 @dataclass
@@ -26,7 +32,7 @@ class Prepared:
     Attributes:
         name: the released notebook's file name.
         notebook: the student's notebook with its marks, or the released one where nothing could be read.
-        others: further notebooks of the student; what they define counts where the notebook does not define it.
+        others: further files of the student; what they define counts where the notebook does not define it.
         repairs: what was brought back, in sentences.
         problem: why nothing could be read, if so.
     """
@@ -39,13 +45,20 @@ class Prepared:
 
     def text(self) -> str:
         """The notebook as a file, with a note of what happened on top."""
-        notes = [f"**Ungraded: {self.problem}.**"] if self.problem else []
+        notes = [f"**Ungraded: {plain(self.problem)}.**"] if self.problem else []
         if self.repairs:
-            notes.append("**Repaired before grading:**\n\n" + "\n".join(f"- {one}" for one in self.repairs))
+            notes.append("**Repaired before grading:**\n\n" + "\n".join(f"- {plain(one)}" for one in self.repairs))
         notebook = nbformat.from_dict(self.notebook)
         if notes:
-            notebook.cells.insert(0, new_markdown_cell("\n\n".join(notes), id="note-of-the-grader"))
+            notebook.cells.append(new_cell("markdown", "\n\n".join(notes), cell_id=NOTE))
+            give_ids(notebook.cells)
+            notebook.cells.insert(0, notebook.cells.pop())
         return nbformat.writes(notebook)
+
+
+def plain(text: str) -> str:
+    """A sentence that Markdown and HTML leave as it is."""
+    return re.sub(r"([\[*`$])", r"\\\1", html.escape(text, quote=False))
 
 
 def prepare(folder: Path, released: Path) -> Prepared:
@@ -57,103 +70,148 @@ def prepare(folder: Path, released: Path) -> Prepared:
     """
     skeleton = nbformat.read(released, as_version=4)
     try:
-        notebooks = notebooks_in(folder)
-        read, broken = {}, []
-        for path in notebooks:
-            try:
-                read[path] = cells_of(path)
-            except SubmissionError as error:
-                broken.append(str(error))
-        if not read:
-            raise SubmissionError(broken[0])
+        files, said = files_in(folder)
+        read, scripts, unread = read_all(files, skeleton)
+        if not read and (unread or not scripts):
+            raise SubmissionError("; ".join(unread[:2]))
     except (SubmissionError, OSError) as error:
-        return Prepared(released.name, skeleton, problem=said(error, folder))
-    main = main_notebook(read, skeleton, released.name)
-    repairs = list(broken)
-    if main.name != released.name:
-        repairs.append(f"the notebook is called {released.name} again; it was {main.name}")
-    if len(read) > 1:
-        others = ", ".join(path.name for path in read if path != main)
-        repairs.append(f"{main.name} was graded first of several notebooks; what it lacks was looked for in {others}")
-    notebook, mended = repair(read[main], skeleton)
-    return Prepared(released.name, notebook, [path for path in read if path != main], repairs + mended)
+        return Prepared(released.name, skeleton, problem=without_paths(error, folder))
+    said = [without_paths(one, folder) for one in said + unread]
+    if not read:
+        return from_scripts(scripts, released.name, skeleton, said)
+    main = main_notebook(read, released.name)
+    repaired, more = read[main], {path: one for path, one in read.items() if path != main}
+    said += about_files(main, list(more), released.name, folder)
+    said += repaired.said + take_answers(repaired, more, skeleton)
+    if not any(one.found for one in read.values()):
+        said.append(f"nothing of {released.name} was found: is it the notebook of another lesson?")
+    return Prepared(released.name, repaired.notebook, [*scripts, *more], said)
 
 
-def said(error: Exception, folder: Path) -> str:
-    """A reason without the teacher's paths."""
-    text = str(error.strerror or error) if isinstance(error, OSError) else str(error)
-    return text.replace(f"{folder}/", "").replace(str(folder), "the folder")
+def read_all(files: list[Path], skeleton: NotebookNode) -> tuple[dict[Path, Repaired], dict[Path, str], list[str]]:
+    """The notebooks that can be read, repaired; the texts of Python files; and why others cannot be read."""
+    read, scripts, unread = {}, {}, []
+    for path in files:
+        try:
+            text = text_of(path)
+            if path.suffix.lower() == ".py":
+                scripts[path] = text
+                continue
+            raw = raw_cells(path, text)
+            if not raw:
+                raise SubmissionError(f"{path.name} is a notebook without cells; save it again from Jupyter")
+            read[path] = repair(cells_from(raw), skeleton)
+        except (SubmissionError, OSError) as error:
+            unread.append(str(error))
+    return read, scripts, unread
 
 
-def notebooks_in(folder: Path) -> list[Path]:
-    """The notebooks below a folder, no links followed, hidden folders and checkpoints left out.
+def files_in(folder: Path) -> tuple[list[Path], list[str]]:
+    """Notebooks and Python files below a folder, and what is to be said of the others.
 
     Raises:
-        SubmissionError: there is none, or something that is neither a file nor a folder.
+        SubmissionError: there is nothing to read.
     """
     if folder.is_symlink():
         raise SubmissionError("what was handed in is a link; hand in the file itself")
-    found, seen, pending = [], 0, [folder]
-    while pending:
-        for path in sorted(pending.pop().iterdir()):
-            seen += 1
-            if seen > MAX_FILES:
-                raise SubmissionError(f"more than {MAX_FILES} files were handed in")
-            mode = path.lstat().st_mode
-            if path.name.startswith("."):
+    files, said, reason = [], [], None
+    try:
+        found = files_of(folder)
+        files, said = found.files, found.refused
+    except SubmissionError as error:
+        reason = error
+    if any(path.suffix.lower() == ".ipynb" for path in files):
+        return files, said
+    there = all_files(folder)
+    renamed = [path for path in there if path not in files and holds_notebook(path)]
+    if renamed or files:
+        return files + renamed, said
+    if there and "holds no notebook" in str(reason):
+        packed = "; an archive is not unpacked" if any(path.suffix.lower() in PACKED for path in there) else ""
+        names = ", ".join(shown(path) for path in there[:3])
+        raise SubmissionError(f"no notebook was handed in, but {names}{packed}; hand in the notebook itself")
+    raise SubmissionError("no notebook was handed in" if "holds no notebook" in str(reason) else str(reason))
+
+
+def all_files(folder: Path) -> list[Path]:
+    """Ordinary files below a folder, hidden ones and nbgrader's own left out."""
+    found, pending = [], [folder]
+    while pending and len(found) < MAX_FILES:
+        for entry in sorted(os.scandir(pending.pop()), key=lambda entry: entry.name):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if entry.name.startswith(".") or entry.name == STAMP:
                 continue
             if stat.S_ISDIR(mode):
-                pending.append(path)
-            elif path.suffix == ".ipynb":
-                if not stat.S_ISREG(mode):
-                    raise SubmissionError(f"{path.name} is a link or a special file; hand in the file itself")
-                found.append(path)
-    if not found:
-        raise SubmissionError("no notebook was handed in")
+                pending.append(Path(entry.path))
+            elif stat.S_ISREG(mode):
+                found.append(Path(entry.path))
     return found
 
 
-def cells_of(path: Path) -> list[NotebookNode]:
-    """All cells of a notebook of any format, as cells of the present one.
-
-    Raises:
-        SubmissionError: it cannot be read.
-    """
-    if path.stat().st_size > MAX_BYTES:
-        raise SubmissionError(f"{path.name} is larger than {MAX_BYTES // 2**20} MB")
-    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
-    return unique([cell_from(raw) for raw in raw_cells(path, text)])
+def holds_notebook(path: Path) -> bool:
+    """A notebook under a name that does not say so."""
+    try:
+        return is_notebook(text_of(path))
+    except SubmissionError:
+        return False
 
 
-def cell_from(raw: dict) -> NotebookNode:
-    """A cell without its outputs; what is not understood is left out."""
-    kind, source = raw.get("cell_type"), source_of(raw)
-    if kind == "heading":  # formats before 4
-        level = raw.get("level")
-        kind, source = "markdown", "#" * (level if isinstance(level, int) and 0 < level < 7 else 1) + " " + source
-    kind = kind if kind in NEW_CELL else "code" if "outputs" in raw else "raw"
-    metadata = raw.get("metadata") if isinstance(raw.get("metadata"), dict) else {}
-    marks = metadata.get("nbgrader")
-    cell = NEW_CELL[kind](source, metadata={"nbgrader": marks} if isinstance(marks, dict) else {})
-    if isinstance(raw.get("id"), str) and CELL_ID.match(raw["id"]):
-        cell["id"] = raw["id"]
-    return cell
+def shown(path: Path) -> str:
+    """A file's name, fit to be shown."""
+    return printable(path.name if len(path.name) <= NAME else f"{path.name[:NAME]}…")
 
 
-def unique(cells: list[NotebookNode]) -> list[NotebookNode]:
-    """The same cells; an id that has been there before is replaced."""
-    seen = set()
-    for cell in cells:
-        if cell["id"] in seen:
-            cell["id"] = new_raw_cell()["id"]
-        seen.add(cell["id"])
-    return cells
+def printable(text: str) -> str:
+    """A text without what no screen can show."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
-def main_notebook(read: dict[Path, list[NotebookNode]], skeleton: NotebookNode, name: str) -> Path:
+def without_paths(reason: Exception | str, folder: Path) -> str:
+    """A reason without the teacher's paths."""
+    text = str(reason.strerror or reason) if isinstance(reason, OSError) else str(reason)
+    return printable(text.replace(f"{folder}/", "").replace(str(folder), "the folder"))
+
+
+def main_notebook(read: dict[Path, Repaired], name: str) -> Path:
     """The notebook in which most is written; among equals the one with the released name, then the newest."""
+    return max(read, key=lambda path: (len(read[path].written), path.name == name, path.stat().st_mtime, str(path)))
 
-    def rank(path: Path) -> tuple:
-        return is_written(read[path], skeleton), path.name == name, path.stat().st_mtime, path.name
 
-    return max(read, key=rank)
+def about_files(main: Path, more: list[Path], name: str, folder: Path) -> list[str]:
+    """What is to be said of names and folders."""
+    said = []
+    if main.name != name:
+        said.append(f"the notebook is called {name} again; it was {shown(main)}")
+    if main.parent != folder:
+        said.append(f"the notebook was found in the folder {printable(str(main.parent.relative_to(folder)))}")
+    if more:
+        names = some([shown(path) for path in more])
+        said.append(f"there were several notebooks: {shown(main)} counts, and what it lacks was looked for in {names}")
+    return said
+
+
+def take_answers(repaired: Repaired, others: dict[Path, Repaired], skeleton: NotebookNode) -> list[str]:
+    """Answers that another notebook of the student's has, and this one has not."""
+    said = []
+    for name in [marks(cell)["grade_id"] for cell in marked(skeleton) if is_answer(cell)]:
+        for path, other in others.items():
+            if name in other.written and name not in repaired.written:
+                theirs, mine = cell_of(name, other.notebook), cell_of(name, repaired.notebook)
+                mine.update({key: theirs[key] for key in ("source", "attachments") if key in theirs})
+                repaired.written.add(name)
+                said.append(f"the answer to {name} comes from {shown(path)}")
+    return said
+
+
+def cell_of(name: str, notebook: NotebookNode) -> NotebookNode:
+    """The cell with a mark."""
+    return next(cell for cell in notebook.cells if marks(cell).get("grade_id") == name)
+
+
+def from_scripts(scripts: dict[Path, str], name: str, skeleton: NotebookNode, said: list[str]) -> Prepared:
+    """A submission of Python files: they are graded, and shown at the end of the released notebook."""
+    notebook = nbformat.from_dict(skeleton)
+    notebook.cells += cells_from({"cell_type": "raw", "source": text} for text in scripts.values())
+    give_ids(notebook.cells)
+    names = some([shown(path) for path in scripts])
+    return Prepared(name, notebook, list(scripts), [*said, f"no notebook was handed in, but Python files: {names}"])

@@ -16,6 +16,7 @@ import autograder
 import rlhf_core
 from autograder.classroom.prepare import Prepared
 from autograder.exercise import Exercise, bank
+from autograder.files import content_of
 from autograder.grade import SEED, Grader, Verdict
 from autograder.runner import Worker
 from autograder.submission import Submission, SubmissionError, read_files
@@ -85,7 +86,7 @@ def key_of(prepared: Prepared, lesson: str, secret: bytes, conditions: str) -> s
     digest = hmac.new(secret, f"{lesson} {grader_version()} {conditions}".encode(), "sha256")
     digest.update(prepared.text().encode())
     for path in prepared.others:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        digest.update(os.fsencode(path.name) + b"\0" + path.read_bytes())
     return digest.hexdigest()[:32]
 
 
@@ -138,11 +139,14 @@ def ungraded(prepared: Prepared, lesson: str, key: str) -> Graded:
 
 
 def read_prepared(prepared: Prepared) -> Submission:
-    """The code of a prepared notebook, after that of the student's other notebooks."""
+    """The code of a prepared notebook, after that of the student's other files; modules of theirs stand beside it."""
     with tempfile.TemporaryDirectory() as folder:
         main = Path(folder) / prepared.name
         main.write_text(prepared.text(), encoding="utf-8")
         try:
+            for path in prepared.others:
+                if path.suffix.lower() == ".py":
+                    main.with_name(path.name).write_bytes(content_of(path))
             return read_files([*prepared.others, main])
         except SubmissionError:
             return read_files([main])

@@ -1,0 +1,812 @@
+"""Whatever editors, front ends and people do to a notebook, nbgrader's marks come back, and nothing of a student's is lost."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("nbgrader", reason="nbgrader comes with the extra `teach`")
+
+from class_course import make_course, released, solved  # noqa: E402
+from nbgrader.nbgraderformat import MetadataValidator  # noqa: E402
+
+from autograder.classroom.cells import cells_from, grade_id, marked  # noqa: E402
+from autograder.classroom.prepare import Prepared, prepare  # noqa: E402
+from autograder.classroom.repair import repair  # noqa: E402
+from autograder.submission import read_files  # noqa: E402
+
+FUNCTIONS = ("clipped_policy_loss", "clip_fraction", "approx_kl", "clipped_value_loss", "ppo_loss")
+ANSWERS = ("clip-bound", "first-minibatch")
+ALL = {*FUNCTIONS, *ANSWERS}
+ANSWER = "The first one, because its gradient is cut."
+
+
+class Given:
+    """A released notebook, and one that a student has solved, both as they are in their files."""
+
+    def __init__(self, folder: Path):
+        self.course = make_course(folder / "course")
+        self.path = next((self.course / "lessons" / "lesson_04").glob("*.ipynb"))
+        self.skeleton = released(self.course)
+        self.stub = json.loads(self.path.read_text())
+        self.solved = json.loads(nbformat.writes(solved(self.course, answer=ANSWER)))
+
+
+@pytest.fixture(scope="session")
+def lesson(tmp_path_factory) -> Given:
+    """Lesson 04, released by nbgrader."""
+    return Given(tmp_path_factory.mktemp("repair"))
+
+
+# what can be done to a notebook: functions of its content that change it in place
+
+
+def name_of(cell: dict) -> str | None:
+    """nbgrader's name of a cell."""
+    marks = cell.get("metadata")
+    marks = marks.get("nbgrader") if isinstance(marks, dict) else None
+    return marks.get("grade_id") if isinstance(marks, dict) else None
+
+
+def place_of(notebook: dict, name: str) -> int:
+    """Where a marked cell is."""
+    return next(i for i, cell in enumerate(notebook["cells"]) if name_of(cell) == name)
+
+
+def cell(notebook: dict, name: str) -> dict:
+    """A marked cell."""
+    return notebook["cells"][place_of(notebook, name)]
+
+
+def text(one: dict) -> str:
+    """A cell's text."""
+    return "".join(one["source"]) if isinstance(one["source"], list) else one["source"]
+
+
+def code(source: str, marks: dict | None = None) -> dict:
+    """A code cell as in a file."""
+    metadata = {"nbgrader": marks} if marks else {}
+    return {"cell_type": "code", "source": source, "metadata": metadata, "outputs": [], "execution_count": None}
+
+
+def markdown(source: str) -> dict:
+    """A markdown cell as in a file."""
+    return {"cell_type": "markdown", "source": source, "metadata": {}}
+
+
+def each(change):
+    """Do something to every cell."""
+    return lambda notebook: [change(one) for one in notebook["cells"]]
+
+
+def to(name: str, change):
+    """Do something to one cell."""
+    return lambda notebook: change(cell(notebook, name))
+
+
+def strip_metadata(one: dict) -> None:
+    one["metadata"] = {}
+
+
+def drop_metadata(one: dict) -> None:
+    one.pop("metadata", None)
+
+
+def strip_id(one: dict) -> None:
+    one.pop("id", None)
+
+
+def random_id(one: dict) -> None:
+    one["id"] = os.urandom(4).hex()
+
+
+def bad_id(one: dict) -> None:
+    one["id"] = "no id, since it has blanks\n"
+
+
+def retype(kind: object):
+    def change(one: dict) -> None:
+        one["cell_type"] = kind
+        for key in ("outputs", "execution_count"):
+            one.pop(key, None)
+
+    return change
+
+
+def set_metadata(value: object):
+    return lambda one: one.update(metadata=value)
+
+
+def set_marks(value: object):
+    return lambda one: one.update(metadata={"nbgrader": copy.deepcopy(value)})
+
+
+def update_marks(**values):
+    return lambda one: one["metadata"]["nbgrader"].update(values)
+
+
+def write(source: str):
+    return lambda one: one.update(source=source)
+
+
+def add(source: str):
+    return lambda one: one.update(source=text(one) + source)
+
+
+def replace(old: str, new: str):
+    return lambda one: one.update(source=text(one).replace(old, new))
+
+
+def as_list(one: dict) -> None:
+    one["source"] = text(one).splitlines(keepends=True)
+
+
+def delete(*names: str):
+    def change(notebook: dict) -> None:
+        notebook["cells"] = [one for one in notebook["cells"] if name_of(one) not in names]
+
+    return change
+
+
+def delete_all_but(keep):
+    def change(notebook: dict) -> None:
+        notebook["cells"] = [one for one in notebook["cells"] if keep(one)]
+
+    return change
+
+
+def insert(place, *new: dict):
+    """Put cells before (-1), behind (0) or at the name of a cell; a number is a place."""
+
+    def change(notebook: dict) -> None:
+        at = place if isinstance(place, int) else place_of(notebook, place[0]) + place[1]
+        notebook["cells"][at:at] = [copy.deepcopy(one) for one in new]
+
+    return change
+
+
+def duplicate(name: str, shift: int, edit=lambda one: None):
+    """Copy a cell with its marks: shift 0 puts the copy before it, 1 behind it."""
+
+    def change(notebook: dict) -> None:
+        new = copy.deepcopy(cell(notebook, name))
+        edit(new)
+        notebook["cells"].insert(place_of(notebook, name) + shift, new)
+
+    return change
+
+
+def split(name: str, *marks: str, copied: bool = True):
+    """Split a cell before some texts, as JupyterLab does: blank lines at the cut go, and the marks are copied."""
+
+    def change(notebook: dict) -> None:
+        place, rest = place_of(notebook, name), text(cell(notebook, name))
+        pieces = []
+        for mark in marks:
+            before, _, after = rest.partition(mark)
+            pieces.append(before.rstrip("\n"))
+            rest = (mark + after).lstrip("\n")
+        whole = notebook["cells"].pop(place)
+        for number, source in enumerate([*pieces, rest]):
+            piece = copy.deepcopy(whole) | {"source": source}
+            if number and not copied:
+                piece["metadata"] = {}
+            notebook["cells"].insert(place + number, piece)
+
+    return change
+
+
+def merge(*names: str, between: str = "\n\n"):
+    """Merge cells into the first of them."""
+
+    def change(notebook: dict) -> None:
+        cell(notebook, names[0])["source"] = between.join(text(cell(notebook, name)) for name in names)
+        delete(*names[1:])(notebook)
+
+    return change
+
+
+def swap_marks(one: str, other: str):
+    def change(notebook: dict) -> None:
+        first, second = cell(notebook, one), cell(notebook, other)
+        first["metadata"], second["metadata"] = second["metadata"], first["metadata"]
+
+    return change
+
+
+def move(name: str, to: int):
+    def change(notebook: dict) -> None:
+        notebook["cells"].insert(to, notebook["cells"].pop(place_of(notebook, name)))
+
+    return change
+
+
+def reverse(notebook: dict) -> None:
+    notebook["cells"].reverse()
+
+
+def old_format(notebook: dict) -> None:
+    """Format 3: worksheets, headings, `input`; and marks, which it could have, too."""
+    cells = []
+    for one in notebook.pop("cells"):
+        source, new = text(one), {key: one[key] for key in ("cell_type", "metadata")}
+        heading = re.match(r"(#+) ([^\n]*)\n", source)
+        if one["cell_type"] == "code":
+            cells.append({**new, "input": source, "outputs": [], "language": "python", "collapsed": False})
+        elif heading:
+            title = {"cell_type": "heading", "level": len(heading.group(1)), "source": heading.group(2), "metadata": {}}
+            cells += [title, {**new, "source": source[heading.end() :]}]
+        else:
+            cells.append({**new, "source": source})
+    notebook.update(nbformat=3, nbformat_minor=0, worksheets=[{"cells": cells, "metadata": {}}])
+
+
+def stub(name: str):
+    """The released stub of a function, without marks."""
+    return lambda notebook, lesson: code(text(cell(lesson.stub, name)))
+
+
+SPLIT_INSIDE = "    return -masked_mean"
+EDIT = "\n\n# second version\n"
+SAID = {
+    "marks": "marks were missing or changed",
+    "type": "another type",
+    "missing": "cells were missing",
+    "copies": "several times",
+    "split": "had been split",
+    "shared": "share a cell",
+    "locked": "check cells had been changed",
+    "elsewhere": "written in other cells",
+    "stubs": "empty copies",
+    "foreign": "another notebook",
+}
+
+# what is done; what is said of it; what is not written any more
+TABLE = {
+    "nothing": ([], "", ()),
+    "own cells added": ([insert(3, code("x = 1"), markdown("My note."))], "", ()),
+    "metadata stripped": ([each(strip_metadata)], "marks", ()),
+    "metadata and ids stripped": ([each(strip_metadata), each(strip_id)], "marks", ()),
+    "metadata dropped": ([each(drop_metadata)], "marks", ()),
+    "metadata stripped, random ids": ([each(strip_metadata), each(random_id)], "marks", ()),
+    "metadata of one cell stripped": ([to("approx_kl", strip_metadata)], "marks", ()),
+    "ids stripped": ([each(strip_id)], "", ()),
+    "random ids": ([each(random_id)], "", ()),
+    "bad ids": ([each(bad_id)], "", ()),
+    "the same id everywhere": ([each(lambda one: one.update(id="a"))], "", ()),
+    "metadata is a list": ([each(set_metadata([]))], "marks", ()),
+    "metadata is a text": ([each(set_metadata("nbgrader"))], "marks", ()),
+    "metadata is a number": ([each(set_metadata(4.0))], "marks", ()),
+    "metadata is null": ([each(set_metadata(None))], "marks", ()),
+    "marks are a list": ([to("ppo_loss", set_marks(["grade_id"]))], "marks", ()),
+    "marks are a text": ([to("ppo_loss", set_marks("ppo_loss"))], "marks", ()),
+    "marks are null": ([to("ppo_loss", set_marks(None))], "marks", ()),
+    "grade_id is a number": ([to("ppo_loss", update_marks(grade_id=7))], "marks", ()),
+    "grade_id is a list": ([to("check-ppo_loss", update_marks(grade_id=["a"]))], "marks", ()),
+    "grade_id is empty": ([to("clip-bound", update_marks(grade_id=""))], "marks", ()),
+    "grade_id unknown": ([to("clip_fraction", update_marks(grade_id="cell-1f3a"))], "marks", ()),
+    "marks of another lesson": ([insert(3, code("def gae(): ...", {"grade_id": "gae", "solution": True}))], "foreign", ()),
+    "points edited": ([to("check-approx_kl", update_marks(points=200))], "marks", ()),
+    "points are no number": ([to("check-approx_kl", update_marks(points={"all": None}))], "marks", ()),
+    "no longer locked": ([to("check-approx_kl", update_marks(locked=False, solution=True))], "marks", ()),
+    "no longer graded": ([to("check-approx_kl", update_marks(grade=False))], "marks", ()),
+    "an older schema": ([each(lambda one: name_of(one) and update_marks(schema_version=0)(one))], "", ()),
+    "a newer schema": ([each(lambda one: name_of(one) and update_marks(schema_version=99, extra=[])(one))], "", ()),
+    "sources as lists": ([each(as_list)], "", ()),
+    "source is null": ([insert(3, code("") | {"source": None})], "", ()),
+    "an answer is null": ([to("clip-bound", lambda one: one.update(source=None))], "", ("clip-bound",)),
+    "no source": ([insert(3, {"cell_type": "code", "metadata": {}})], "", ()),
+    "function duplicated, before": ([duplicate("approx_kl", 0)], "copies", ()),
+    "function duplicated, behind": ([duplicate("approx_kl", 1)], "copies", ()),
+    "function copied and edited": ([duplicate("approx_kl", 1, add(EDIT))], "copies", ()),
+    "function copied twice": ([duplicate("approx_kl", 1, add(EDIT))] * 2, "copies", ()),
+    "check duplicated": ([duplicate("check-approx_kl", 1)], "copies", ()),
+    "check duplicated and edited": ([duplicate("check-approx_kl", 1, add("  # fine"))], "copies", ()),
+    "answer duplicated": ([duplicate("clip-bound", 1)], "copies", ()),
+    "empty answer behind the written": ([duplicate("clip-bound", 1, write("YOUR ANSWER HERE"))], "copies", ()),
+    "empty answer before the written": ([duplicate("clip-bound", 0, write(""))], "copies", ()),
+    "everything duplicated": ([lambda n: n.update(cells=n["cells"] + copy.deepcopy(n["cells"]))], "copies", ()),
+    "split in the middle": ([split("clipped_policy_loss", SPLIT_INSIDE)], "split", ()),
+    "split, marks not copied": ([split("clipped_policy_loss", SPLIT_INSIDE, copied=False)], "split", ()),
+    "split behind the indentation": ([split("clipped_policy_loss", SPLIT_INSIDE.strip())], "split", ()),
+    "split in a word": ([split("clipped_policy_loss", "turn -masked_mean")], "split", ()),
+    "split in the signature": ([split("clipped_policy_loss", "    old_logprobs:")], "split", ()),
+    "split in the docstring": ([split("clip_fraction", "Args:")], "split", ()),
+    "split in three": ([split("clipped_value_loss", "    clipped =", "    return 0.5")], "split", ()),
+    "split and stripped": ([split("approx_kl", "    return"), each(strip_metadata)], "split marks", ()),
+    "split behind the function": ([to("ppo_loss", add("\n\nx = 1")), split("ppo_loss", "x = 1")], "copies", ()),
+    "split before the function": (
+        [to("ppo_loss", lambda one: one.update(source="x = 1\n\n" + text(one))), split("ppo_loss", "def ppo_loss")],
+        "copies",
+        (),
+    ),
+    "two functions in one cell": ([merge("clip_fraction", "approx_kl")], "shared", ()),
+    "all functions in one cell": ([merge(*FUNCTIONS)], "shared", ()),
+    "all functions in one cell, on top": ([merge(*FUNCTIONS), move(FUNCTIONS[0], 0)], "shared", ()),
+    "all functions in one cell, stripped": ([merge(*FUNCTIONS), each(strip_metadata)], "shared marks", ()),
+    "function and check in one cell": ([merge("approx_kl", "check-approx_kl")], "missing", ()),
+    "check and function in one cell": ([merge("check-approx_kl", "approx_kl")], "locked", ()),
+    "answer merged into its question": (
+        [lambda n: add("\n\nMine.")(n["cells"][place_of(n, "first-minibatch") - 1]), delete("first-minibatch")],
+        "marks",
+        (),
+    ),
+    "function deleted": ([delete("approx_kl")], "missing", ("approx_kl",)),
+    "check deleted": ([delete("check-approx_kl")], "missing", ()),
+    "all checks deleted": ([delete(*(f"check-{name}" for name in FUNCTIONS))], "missing", ()),
+    "answer deleted": ([delete("clip-bound")], "missing", ("clip-bound",)),
+    "question deleted": ([lambda n: n["cells"].pop(place_of(n, "first-minibatch") - 1)], "", ()),
+    "question deleted, stripped": (
+        [lambda n: n["cells"].pop(place_of(n, "first-minibatch") - 1), each(strip_metadata)], "marks", (),
+    ),
+    "all text deleted": ([delete_all_but(lambda one: one["cell_type"] == "code" or name_of(one))], "", ()),
+    "all but the functions deleted": ([delete_all_but(lambda one: name_of(one) in FUNCTIONS)], "missing", ANSWERS),
+    "all but the functions deleted, stripped": (
+        [delete_all_but(lambda one: name_of(one) in FUNCTIONS), each(strip_metadata)], "missing marks", ANSWERS,
+    ),
+    "everything deleted": ([delete_all_but(lambda one: False), insert(0, markdown(""))], "missing", ALL),
+    "function as markdown": ([to("approx_kl", retype("markdown"))], "type", ()),
+    "function as raw": ([to("approx_kl", retype("raw"))], "type", ()),
+    "function as markdown, stripped": ([to("approx_kl", retype("markdown")), each(strip_metadata)], "type", ()),
+    "check as markdown": ([to("check-approx_kl", retype("markdown"))], "type", ()),
+    "check as raw, stripped": ([to("check-approx_kl", retype("raw")), each(strip_metadata)], "type", ()),
+    "answer as code": ([to("clip-bound", retype("code"))], "type", ()),
+    "answer as raw": ([to("clip-bound", retype("raw"))], "type", ()),
+    "answer as code, stripped": ([to("clip-bound", retype("code")), each(strip_metadata)], "type", ()),
+    "everything is markdown": ([each(retype("markdown"))], "type", ()),
+    "everything is code": ([each(retype("code"))], "type", ()),
+    "no cell types": ([each(lambda one: one.pop("cell_type"))], "", ()),
+    "unknown cell types": ([each(lambda one: one.update(cell_type="sql"))], "", ()),
+    "cell types are lists": ([each(lambda one: one.update(cell_type=["code"]))], "", ()),
+    "reordered": ([reverse], "", ()),
+    "reordered and stripped": ([reverse, each(strip_metadata)], "marks", ()),
+    "reordered, all marks and ids gone": ([reverse, each(strip_metadata), each(strip_id)], "marks", ("clip-bound",)),
+    "function moved to the end": ([move("clipped_policy_loss", 99)], "", ()),
+    "helper moved above": ([insert(2, code("def my_ratio(a, b):\n    return (a - b).exp()"))], "", ()),
+    "check edited": ([to("check-approx_kl", write("print(check(approx_kl))"))], "locked", ()),
+    "check emptied": ([to("check-approx_kl", write(""))], "", ()),
+    "check made true": ([to("check-approx_kl", write("assert True"))], "locked", ()),
+    "function written in the check's cell": (
+        [to("check-ppo_loss", write("def ppo_loss(*a):\n    return a")), delete("ppo_loss")], "locked marks", (),
+    ),
+    "marks swapped between functions": ([swap_marks("approx_kl", "clip_fraction")], "marks", ()),
+    "marks swapped between checks": ([swap_marks("check-approx_kl", "check-clip_fraction")], "marks", ()),
+    "marks swapped between function and check": ([swap_marks("approx_kl", "check-approx_kl")], "marks", ()),
+    "marks swapped between function and answer": ([swap_marks("approx_kl", "clip-bound")], "marks", ()),
+    "one mark on all cells": ([each(set_marks({"grade_id": "ppo_loss", "solution": True}))], "marks", ()),
+    "a mark on a helper": (
+        [insert(2, code("def my_ratio(a, b):\n    return a", {"grade_id": "clip-bound", "grade": True}))], "copies", (),
+    ),
+    "written in a cell below the stub": (
+        [insert(("approx_kl", 1), code("def approx_kl(*a):\n    return 1.0")), to("approx_kl", write("pass"))], "elsewhere", (),
+    ),
+    "function renamed": ([to("ppo_loss", replace("ppo_loss", "my_loss"))], "", ("ppo_loss",)),
+    "function as lambda": ([to("ppo_loss", write("ppo_loss = lambda p, v, e, a, b: p + a * v - b * e"))], "", ()),
+    "function by assignment": ([to("ppo_loss", write("def total(*a):\n    return a[0]\n\nppo_loss, x = total, 1"))], "", ()),
+    "function imported": ([to("ppo_loss", write("from rlhf_core.ppo import ppo_loss"))], "", ()),
+    "a syntax error in a function": ([to("ppo_loss", add("\n    return (("))], "", ()),
+    "a syntax error, stripped": ([to("ppo_loss", add("\n    return ((")), each(strip_metadata)], "marks", ()),
+    "%%time on a function": ([to("ppo_loss", lambda one: one.update(source="%%time\n" + text(one)))], "", ()),
+    "answer in a cell of its own": (
+        [to("clip-bound", write("YOUR ANSWER HERE")), insert(("clip-bound", 1), markdown("My answer."))], "elsewhere", (),
+    ),
+    "answer behind a comment, as code": (
+        [to("clip-bound", write("YOUR ANSWER HERE")), insert(("clip-bound", 1), code("# My answer."))], "elsewhere type", (),
+    ),
+    "answer erased": ([to("clip-bound", write("  \n"))], "", ("clip-bound",)),
+    "answer untouched": ([to("clip-bound", write("YOUR ANSWER HERE\n"))], "", ("clip-bound",)),
+    "format 3": ([old_format], "", ()),
+    "format 3, stripped": ([each(strip_metadata), old_format], "marks", ()),
+    "carriage returns": ([each(replace("\n", "\r\n"))], "", ()),
+    "tabs": ([to("ppo_loss", replace("    ", "\t"))], "", ()),
+    "lone surrogates and zeros": ([insert(3, code("x = '\ud800\0'")), to("clip-bound", add(" \udfff"))], "", ()),
+}  # fmt: skip
+
+
+def changed(notebook: dict, *operations) -> dict:
+    """A changed copy."""
+    notebook = copy.deepcopy(notebook)
+    for operation in operations:
+        operation(notebook)
+    return notebook
+
+
+def raw(notebook: dict) -> list[dict]:
+    """A notebook's cells as they are read from its file."""
+    sheets = notebook.get("worksheets", [notebook])
+    return [one for sheet in sheets for one in json.loads(json.dumps(sheet))["cells"]]
+
+
+def squeezed(source: str) -> str:
+    """A text without white space, as it can be in a file."""
+    return "".join(re.sub("[\ud800-\udfff]", "\ufffd", source).replace("\0", "").split())
+
+
+def check_sound(notebook: dict, lesson: Given):
+    """What must hold of every repair; returns it."""
+    cells = cells_from(raw(notebook))
+    before = copy.deepcopy(cells)
+    repaired = repair(cells, lesson.skeleton)
+    assert cells == before, "what was given has been changed"
+    result = repaired.notebook
+    nbformat.validate(nbformat.reads(nbformat.writes(result), as_version=4))
+    MetadataValidator().validate_nb(result)
+    marks = {grade_id(one): one.metadata for one in marked(lesson.skeleton)}
+    assert [name for name, count in Counter(map(grade_id, marked(result))).items() if count > 1] == []
+    assert {grade_id(one): one.metadata for one in marked(result)} == marks
+    types = {grade_id(one): one.cell_type for one in marked(lesson.skeleton)}
+    assert {grade_id(one): one.cell_type for one in marked(result)} == types
+    released_texts = {squeezed(one.source) for one in lesson.skeleton.cells}
+    everything = "\n".join(squeezed(one.source) for one in result.cells)
+    for one in before:
+        assert squeezed(one.source) in released_texts or squeezed(one.source) in everything, one.source
+    again = repair(result.cells, lesson.skeleton)
+    assert again.notebook == result and again.said == [] and again.written == repaired.written
+    assert repair(cells_from(raw(notebook)), lesson.skeleton).notebook == result, "the same file gave another notebook"
+    for sentence in repaired.said:
+        assert len(sentence) < 400 and sentence[0].islower() and not sentence.endswith(".")
+    return repaired
+
+
+def graded_code(prepared_text: str, folder: Path) -> dict[str, str]:
+    """The definitions that the grader takes, squeezed: name → cell."""
+    path = folder / "ppo_clipping.ipynb"
+    path.write_text(prepared_text, encoding="utf-8")
+    submission = read_files([path])
+    found = {name: (submission.defining_cells(name), submission.definitions(name)) for name in FUNCTIONS}
+    return {name: squeezed(cells[-1].source) for name, (cells, how) in found.items() if cells and not how[-1].is_stub}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_table(name, lesson, tmp_path):
+    operations, said, lost = TABLE[name]
+    notebook = changed(lesson.solved, *operations)
+    repaired = check_sound(notebook, lesson)
+    assert repaired.written == ALL - set(lost)
+    for kind in said.split():
+        assert any(SAID[kind] in sentence for sentence in repaired.said), repaired.said
+    if not said:
+        assert repaired.said == []
+    found = graded_code(nbformat.writes(repaired.notebook), tmp_path)
+    broken = {"ppo_loss"} if "syntax error" in name else set()
+    assert set(found) == set(FUNCTIONS) - set(lost) - broken
+
+
+def test_untouched(lesson):
+    repaired = check_sound(lesson.stub, lesson)
+    assert repaired.said == [] and repaired.written == set()
+    assert repaired.notebook == lesson.skeleton
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_stub_beside_the_written_function(place, lesson, tmp_path):
+    new = copy.deepcopy(cell(lesson.stub, "approx_kl"))
+    notebook = changed(lesson.solved, insert(("approx_kl", 0 if place == "before" else 1), new))
+    repaired = check_sound(notebook, lesson)
+    assert graded_code(nbformat.writes(repaired.notebook), tmp_path)["approx_kl"] == squeezed(
+        text(cell(lesson.solved, "approx_kl"))
+    )
+    assert len(repaired.said) == 1
+
+
+def test_all_stubs_behind_all_functions(lesson, tmp_path):
+    notebook = changed(lesson.solved, merge(*FUNCTIONS), move(FUNCTIONS[0], 0))
+    notebook["cells"] += changed(lesson.stub)["cells"]
+    repaired = check_sound(notebook, lesson)
+    assert set(graded_code(nbformat.writes(repaired.notebook), tmp_path)) == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("edited", ["copy", "original"])
+def test_the_last_edited_copy_counts(edited, lesson, tmp_path):
+    newest = add("\n    # the newest")
+    operations = (
+        [duplicate("approx_kl", 1, newest)]
+        if edited == "copy"
+        else [duplicate("approx_kl", 0), lambda n: newest(n["cells"][place_of(n, "approx_kl") + 1])]
+    )
+    repaired = check_sound(changed(lesson.solved, *operations), lesson)
+    assert graded_code(nbformat.writes(repaired.notebook), tmp_path)["approx_kl"].endswith("#thenewest")
+    marked_cell = next(one for one in marked(repaired.notebook) if grade_id(one) == "approx_kl")
+    assert marked_cell.source.endswith("# the newest")
+
+
+def test_pasted_pictures_stay(lesson):
+    picture = {"plot.png": {"image/png": "iVBORw0KGgo="}, "page.html": {"text/html": "<script>"}, "bad": 3}
+    notebook = changed(
+        lesson.solved, to("clip-bound", lambda one: one.update(attachments=picture)), each(strip_metadata)
+    )
+    repaired = check_sound(notebook, lesson)
+    answer = next(one for one in marked(repaired.notebook) if grade_id(one) == "clip-bound")
+    assert answer.attachments == {"plot.png": {"image/png": "iVBORw0KGgo="}}
+
+
+def test_sentences_are_few(lesson):
+    operations = [each(strip_metadata), delete("check-approx_kl"), reverse, each(strip_id)]
+    assert len(check_sound(changed(lesson.solved, *operations), lesson).said) <= 3
+
+
+# random sequences of what can happen
+
+
+def random_operations(lesson: Given):
+    """Strategies for operations on whatever cells there are; each leaves at least one."""
+    index = st.integers(0, 40)
+    stubs = [code(text(cell(lesson.stub, name))) for name in FUNCTIONS]
+    kinds = st.sampled_from(["code", "markdown", "raw", "sql", None])
+    metadata = st.sampled_from([None, [], "x", {}, {"nbgrader": []}, {"nbgrader": {"grade_id": "gae"}}])
+
+    def at(change):
+        return lambda i: lambda n: change(n["cells"], i % len(n["cells"]))
+
+    def two(change):
+        return lambda i, j: lambda n: change(n["cells"], i % len(n["cells"]), j % len(n["cells"]))
+
+    def merged(cells, i):
+        if i + 1 < len(cells) and cells[i].get("cell_type") == cells[i + 1].get("cell_type"):
+            cells[i]["source"] = text(cells[i]) + "\n\n" + text(cells.pop(i + 1))
+
+    def swapped(cells, i, j):
+        cells[i]["metadata"], cells[j]["metadata"] = cells[j].get("metadata", {}), cells[i].get("metadata", {})
+
+    one = [
+        at(lambda cells, i: strip_metadata(cells[i])),
+        at(lambda cells, i: strip_id(cells[i])),
+        at(lambda cells, i: add("\n\n# mine")(cells[i])),
+        at(lambda cells, i: cells.pop(i) if len(cells) > 1 else None),
+        at(merged),
+    ]
+    pairs = [
+        two(lambda cells, i, j: cells.insert(j, copy.deepcopy(cells[i]))),
+        two(lambda cells, i, j: cells.insert(j, cells.pop(i))),
+        two(swapped),
+    ]
+    others = [
+        st.builds(lambda i, kind: at(lambda cells, i: retype(kind)(cells[i]))(i), index, kinds),
+        st.builds(
+            lambda i, value: at(lambda cells, i: set_metadata(copy.deepcopy(value))(cells[i]))(i), index, metadata
+        ),
+        st.builds(
+            lambda i, new: at(lambda cells, i: cells.insert(i, copy.deepcopy(new)))(i), index, st.sampled_from(stubs)
+        ),
+        st.just(each(strip_metadata)),
+    ]
+    return st.one_of(
+        *(st.builds(make, index) for make in one), *(st.builds(make, index, index) for make in pairs), *others
+    )
+
+
+def last_written(notebook: dict, name: str, lesson: Given) -> tuple[str | None, bool]:
+    """A plain search for the cell whose function is the student's last; False: it is not clear which that is."""
+    pattern = re.compile(rf"^def {name}\(", re.MULTILINE)
+    stubs = {squeezed(text(one)) for one in lesson.stub["cells"]}
+    cells = [one for one in notebook["cells"] if pattern.search(text(one))]
+    own = [one for one in cells if squeezed(text(one)) not in stubs]
+    if any(one["cell_type"] != "code" for one in own) or any(text(one).count("YOUR CODE HERE") for one in own):
+        return None, False
+    return (squeezed(text(own[-1])) if own else None), True
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_random_sequences(data, lesson, tmp_path_factory):
+    operations = data.draw(st.lists(random_operations(lesson), max_size=8))
+    notebook = changed(lesson.solved, *operations)
+    repaired = check_sound(notebook, lesson)
+    found = graded_code(nbformat.writes(repaired.notebook), tmp_path_factory.getbasetemp())
+    for name in FUNCTIONS:
+        expected, clear = last_written(notebook, name, lesson)
+        if clear:
+            assert found.get(name) == expected
+
+
+# folders
+
+
+def handed_in(folder: Path, files: dict[str, object]) -> Path:
+    """A folder with files: notebooks, texts or bytes."""
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, dict):
+            content = json.dumps(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def check_prepared(folder: Path, lesson: Given) -> Prepared:
+    """What must hold of every submission that was made ready."""
+    prepared = prepare(folder, lesson.path)
+    notebook = nbformat.reads(prepared.text(), as_version=4)
+    nbformat.validate(notebook)
+    MetadataValidator().validate_nb(notebook)
+    assert Counter(map(grade_id, marked(notebook))) == Counter(map(grade_id, marked(lesson.skeleton)))
+    assert prepared.name == lesson.path.name and prepared.text() == prepare(folder, lesson.path).text()
+    for sentence in [*prepared.repairs, prepared.problem or ""]:
+        assert str(folder) not in sentence and sentence.isprintable() and len(sentence) < 600
+    return prepared
+
+
+def test_an_honest_folder(lesson, tmp_path):
+    prepared = check_prepared(
+        handed_in(tmp_path / "in", {"ppo_clipping.ipynb": lesson.solved, "timestamp.txt": "2026"}), lesson
+    )
+    assert (prepared.problem, prepared.repairs, prepared.others) == (None, [], [])
+
+
+def old_draft(notebook: dict) -> dict:
+    return changed(notebook, to("ppo_loss", write("def ppo_loss(*a):\n    return 0")), delete("clip-bound"))
+
+
+def in_latin(notebook: dict) -> bytes:
+    return json.dumps(notebook, ensure_ascii=False).encode("latin-1", "replace")
+
+
+def as_script(notebook: dict) -> str:
+    return "\n\n".join(text(cell(notebook, name)) for name in FUNCTIONS)
+
+
+LONG = {"outputs": [{"text": "x" * 25 * 2**20}]}
+FOLDERS = {
+    "renamed": (lambda g: {"ppo_clipping (1).ipynb": g.solved}, "it was ppo_clipping (1).ipynb", ()),
+    "capital letters": (lambda g: {"PPO_CLIPPING.IPYNB": g.solved}, "it was PPO_CLIPPING.IPYNB", ()),
+    "with .txt behind it": (lambda g: {"ppo_clipping.ipynb.txt": g.solved}, "it was ppo_clipping.ipynb.txt", ()),
+    "without an ending": (lambda g: {"homework": g.solved}, "it was homework", ()),
+    "in a folder": (lambda g: {"my work/ppo_clipping.ipynb": g.solved}, "found in the folder my work", ()),
+    "in a folder called x.ipynb": (lambda g: {"x.ipynb/ppo_clipping.ipynb": g.solved}, "in the folder x.ipynb", ()),
+    "beside the stub": (lambda g: {"ppo_clipping.ipynb": g.stub, "mine.ipynb": g.solved}, "several notebooks: mine", ()),
+    "beside a draft": (lambda g: {"ppo_clipping.ipynb": g.solved, "a.ipynb": old_draft(g.solved)}, "several", ()),
+    "beside an empty one": (lambda g: {"ppo_clipping.ipynb": g.solved, "Untitled.ipynb": ""}, "Untitled.ipynb is not", ()),
+    "beside one without cells": (
+        lambda g: {"ppo_clipping.ipynb": g.solved, "Untitled.ipynb": {"cells": []}}, "without cells", (),
+    ),
+    "beside a broken one": (lambda g: {"ppo_clipping.ipynb": "{", "good.ipynb": g.solved}, "not valid JSON", ()),
+    "answers elsewhere": (
+        lambda g: {
+            "ppo_clipping.ipynb": changed(g.solved, to("clip-bound", write("")), to("first-minibatch", write(" "))),
+            "answers.ipynb": changed(g.stub, to("clip-bound", write(ANSWER)), to("first-minibatch", write(ANSWER))),
+        },
+        "the answer to clip-bound comes from answers.ipynb", (),
+    ),
+    "hidden and extra files": (
+        lambda g: {
+            "ppo_clipping.ipynb": g.solved, ".ipynb_checkpoints/ppo_clipping-checkpoint.ipynb": g.stub,
+            "__MACOSX/._ppo_clipping.ipynb": b"\0\5\26\7", "data.csv": "1,2", "notes.docx": b"PK", "picture.png": b"\x89PNG",
+        }, "", (),
+    ),
+    "with a BOM": (lambda g: {"ppo_clipping.ipynb": b"\xef\xbb\xbf" + json.dumps(g.solved).encode()}, "", ()),
+    "UTF-16": (lambda g: {"ppo_clipping.ipynb": json.dumps(g.solved).encode("utf-16")}, "", ()),
+    "not UTF-8": (
+        lambda g: {"ppo_clipping.ipynb": in_latin(changed(g.solved, insert(3, markdown("für"))))}, "", (),
+    ),
+    "25 MB": (lambda g: {"ppo_clipping.ipynb": changed(g.solved, insert(3, code("x") | LONG))}, "", ()),
+    "another lesson": (
+        lambda g: {"gae.ipynb": {"cells": [code("def gae(*a):\n    return a", {"grade_id": "gae", "solution": True})]}},
+        "the notebook of another lesson?", ALL,
+    ),
+    "a Python file": (lambda g: {"ppo.py": as_script(g.solved)}, "Python files: ppo.py", ALL),
+    "a name with markup": (lambda g: {"<script>alert(1)<script>.ipynb": g.solved}, "<script>", ()),
+    "an endless name": (lambda g: {"x" * 240 + ".ipynb": g.solved}, "xxx…", ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders(name, lesson, tmp_path):
+    files, said, lost = FOLDERS[name]
+    prepared = check_prepared(handed_in(tmp_path / "in", files(lesson)), lesson)
+    assert prepared.problem is None
+    assert any(said in sentence for sentence in prepared.repairs) if said else prepared.repairs == [], prepared.repairs
+    if not any(".py" in sentence for sentence in prepared.repairs):
+        assert repair(prepared.notebook.cells, lesson.skeleton).written == ALL - set(lost)
+
+
+def packed(folder: Path) -> None:
+    handed_in(folder, {"homework.zip": b"PK\3\4"})
+
+
+def a_link(folder: Path) -> None:
+    (folder / "ppo_clipping.ipynb").symlink_to("/etc/hostname")
+
+
+def a_linked_folder(folder: Path) -> None:
+    handed_in(folder.parent / "elsewhere", {"ppo_clipping.ipynb": "{}"})
+    (folder / "work").symlink_to(folder.parent / "elsewhere")
+
+
+def many_files(folder: Path) -> None:
+    for number in range(400):
+        (folder / f"{number}.ipynb").write_text("{}")
+
+
+UNREADABLE = {
+    "nothing": (lambda folder: None, "no notebook was handed in"),
+    "a zip": (packed, "homework.zip; an archive is not unpacked"),
+    "a Word file": (lambda folder: handed_in(folder, {"answers.docx": b"PK\3\4"}), "answers.docx"),
+    "an empty file": (lambda folder: handed_in(folder, {"a.ipynb": ""}), "it is empty"),
+    "blanks": (lambda folder: handed_in(folder, {"a.ipynb": " \n\t"}), "it is empty"),
+    "no JSON": (lambda folder: handed_in(folder, {"a.ipynb": "{'cells': []}"}), "not valid JSON"),
+    "cut short": (lambda folder: handed_in(folder, {"a.ipynb": '{"cells": [{"cell_type": "code"'}), "not valid JSON"),
+    "a list": (lambda folder: handed_in(folder, {"a.ipynb": "[]"}), "not a notebook"),
+    "a text": (lambda folder: handed_in(folder, {"a.ipynb": '"cells"'}), "not a notebook"),
+    "no cells": (lambda folder: handed_in(folder, {"a.ipynb": "{}"}), "without cells"),
+    "cells are a text": (lambda folder: handed_in(folder, {"a.ipynb": '{"cells": "none"}'}), "without cells"),
+    "cells are texts": (lambda folder: handed_in(folder, {"a.ipynb": '{"cells": ["x", null, 3]}'}), "without cells"),
+    "nested": (lambda folder: handed_in(folder, {"a.ipynb": "[" * 10**6}), "nested"),
+    "bytes": (lambda folder: handed_in(folder, {"a.ipynb": bytes(range(256)) * 99}), "not valid JSON"),
+    "a merge conflict": (
+        lambda folder: handed_in(folder, {"a.ipynb": "{\n<<<<<<< a\n=======\n>>>>>>> b\n}"}),
+        "merge conflict",
+    ),
+    "a link": (a_link, "is a link"),
+    "a linked folder": (a_linked_folder, "is a link"),
+    "a pipe": (lambda folder: os.mkfifo(folder / "ppo_clipping.ipynb"), "neither a file nor a folder"),
+    "a folder called x.ipynb": (lambda folder: (folder / "x.ipynb").mkdir(), "no notebook was handed in"),
+    "400 notebooks": (many_files, "more than 300"),
+    "a sparse giant": (
+        lambda folder: os.truncate(handed_in(folder, {"a.ipynb": "{"}) / "a.ipynb", 2**33),
+        "is larger than",
+    ),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes and links on this system")
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_says_why(name, lesson, tmp_path):
+    make, problem = UNREADABLE[name]
+    (tmp_path / "in").mkdir()
+    make(tmp_path / "in")
+    prepared = check_prepared(tmp_path / "in", lesson)
+    assert problem in prepared.problem
+    assert "Ungraded" in nbformat.reads(prepared.text(), as_version=4).cells[0].source
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
+def test_links_are_not_followed(lesson, tmp_path):
+    outside = handed_in(tmp_path / "outside", {"ppo_clipping.ipynb": lesson.solved})
+    (tmp_path / "in").symlink_to(outside)
+    assert "is a link" in check_prepared(tmp_path / "in", lesson).problem
+    folder = handed_in(tmp_path / "mixed", {"mine.ipynb": lesson.solved})
+    (folder / "ppo_clipping.ipynb").symlink_to(outside / "ppo_clipping.ipynb")
+    prepared = check_prepared(folder, lesson)
+    assert prepared.problem is None and any("is a link" in one for one in prepared.repairs)
+
+
+def test_names_that_are_no_text(lesson, tmp_path):
+    folder = handed_in(tmp_path / "in", {})
+    try:
+        (folder / os.fsdecode(b"caf\xe9.ipynb")).write_text(json.dumps(lesson.solved))
+    except OSError:
+        pytest.skip("this file system takes text only")
+    (folder / "two\nlines.ipynb").write_text("{")
+    assert check_prepared(folder, lesson).problem is None
+
+
+def test_files_without_a_right_to_read(lesson, tmp_path):
+    folder = handed_in(tmp_path / "in", {"ppo_clipping.ipynb": lesson.solved})
+    (folder / "ppo_clipping.ipynb").chmod(0)
+    if os.access(folder / "ppo_clipping.ipynb", os.R_OK):
+        pytest.skip("this user may read everything")
+    assert "ermission" in check_prepared(folder, lesson).problem
+
+
+def test_many_cells(lesson, tmp_path):
+    cells = lesson.solved["cells"] + [code(f"x = {number}") for number in range(5_000)]
+    prepared = check_prepared(
+        handed_in(tmp_path / "in", {"ppo_clipping.ipynb": lesson.solved | {"cells": cells}}), lesson
+    )
+    assert prepared.repairs == [] and prepared.problem is None
+
+
+def test_a_note_that_a_student_has_forged(lesson, tmp_path):
+    forged = markdown("**Ungraded: the grader is broken.**") | {"id": "note-of-the-grader"}
+    notebook = changed(lesson.solved, insert(0, forged), each(strip_metadata))
+    check_prepared(handed_in(tmp_path / "in", {"ppo_clipping.ipynb": notebook}), lesson)

@@ -26,6 +26,7 @@ PROMISES = {
     "programs": "starts no program and no process",
     "rights": "has no rights of its user, nor of root",
     "memory": "bounded memory",
+    "threads": "bounded number of threads",
     "time": "bounded time",
     "disk": "bounded disk",
     "output": "bounded output",

@@ -7,21 +7,23 @@ import os
 import resource
 import socket
 import sysconfig
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from autograder.isolation import linux
+from autograder.isolation.limits import Limits
 
 GOT = "could "
 
 
-def run(outside: str, judge: int, megabytes: int) -> dict[str, str | None]:
+def run(outside: str, judge: int, bounds: Limits) -> dict[str, str | None]:
     """Every check by name: None, or what was possible.
 
     Args:
         outside: a folder with a readable file `secret` that must be out of reach.
         judge: number of a process outside.
-        megabytes: the bound on scratch.
+        bounds: of a job.
     """
     return {
         "network": network(),
@@ -31,8 +33,9 @@ def run(outside: str, judge: int, megabytes: int) -> dict[str, str | None]:
         "programs": programs(),
         "rights": rights(),
         "memory": memory(),
+        "threads": threads(bounds.threads),
         "time": bounded(resource.RLIMIT_CPU, "processor time"),
-        "disk": disk(megabytes),
+        "disk": disk(bounds.disk),
         "output": bounded(resource.RLIMIT_FSIZE, "the size of files"),
     }
 
@@ -154,6 +157,20 @@ def memory() -> str | None:
     if not refused(lambda: os.close(os.memfd_create("more"))):
         return f"{GOT}take memory that no limit counts"
     return bounded(resource.RLIMIT_AS, "memory")
+
+
+def threads(most: int) -> str | None:
+    """Start one more than may be."""
+    stop, started = threading.Event(), 0
+    try:
+        while started <= most:
+            threading.Thread(target=stop.wait, daemon=True).start()
+            started += 1
+    except RuntimeError:
+        return None
+    finally:
+        stop.set()
+    return f"{GOT}start {started} threads"
 
 
 def bounded(limit: int, what: str) -> str | None:

@@ -41,7 +41,7 @@ def fails(action: Callable[[], object]) -> str | None:
         try:
             action()
         except BaseException as error:
-            os.write(writing, str(error).encode()[:500] or b"error")
+            os.write(writing, str(getattr(error, "strerror", None) or error).encode()[:500] or b"error")
         finally:
             os._exit(0)
     os.close(writing)

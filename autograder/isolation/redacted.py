@@ -63,7 +63,7 @@ def without(source: str, name: str) -> str:
     raise ValueError(f"there is no function {name} to cut out")
 
 
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
     """Imports modules from sources in memory."""
 
     def __init__(self, sources: dict[str, str]):
@@ -73,13 +73,15 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         """Says that a module of ours comes from here."""
         if name not in self.sources:
             return None
-        spec = importlib.machinery.ModuleSpec(name, self, origin=self.place_of(name), is_package=self.is_package(name))
+        spec = importlib.machinery.ModuleSpec(
+            name, self, origin=self.get_filename(name), is_package=self.is_package(name)
+        )
         spec.has_location = True
         if spec.submodule_search_locations is not None:
             spec.submodule_search_locations.append(str(HERE / name))  # its data is in files
         return spec
 
-    def place_of(self, name: str) -> str:
+    def get_filename(self, name: str) -> str:
         """Where the module's file is in an installation; here only its folder `data` is there."""
         return str(HERE / name.replace(".", "/")) + ("/__init__.py" if self.is_package(name) else ".py")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 
 from autograder.isolation import linux
@@ -75,8 +74,8 @@ ALLOW, REFUSE, UNKNOWN, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 
 
 def available() -> str | None:
     """None, or why there is no filter on this machine."""
-    if platform.machine() not in ARCHITECTURES:
-        return f"no table of system calls for {platform.machine()}"
+    if os.uname().machine not in ARCHITECTURES:
+        return f"no table of system calls for {os.uname().machine}"
     try:
         linux.prctl(linux.PR_GET_SECCOMP, what="seccomp")
     except OSError as error:
@@ -93,7 +92,11 @@ def restrict(file_attributes: bool) -> None:
     Raises:
         OSError: the kernel has no filters.
     """
-    instructions = program(os.getpid(), platform.machine(), file_attributes)
+    install(program(os.getpid(), os.uname().machine, file_attributes))
+
+
+def install(instructions: list[bytes]) -> None:
+    """Hand a filter to the kernel."""
     code = ctypes.create_string_buffer(b"".join(instructions))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(code)))
     linux.prctl(linux.PR_SET_SECCOMP, 2, ctypes.addressof(header), what="seccomp filter")

@@ -179,7 +179,7 @@ def report(room: Room, results: int, outside: str, judge: str) -> None:
     if child == 0:
         try:
             room.lock(keep=(results,))
-            found = checks.run(outside, int(judge), room.bounds.disk)
+            found = checks.run(outside, int(judge), room.bounds)
         except BaseException as error:
             found = dict.fromkeys(room.layers(), f"the sandbox fails: {error}")
         reasons = f" ({'; '.join(room.why)})" if room.why else ""
@@ -191,3 +191,4 @@ def report(room: Room, results: int, outside: str, judge: str) -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # torch takes a second to be taken apart

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from autograder.draws import NAN, Draw
-from autograder.exercise import Case, Exercise, Mistake
+from autograder.exercise import Case, Exercise, Mistake, forms
 from rlhf_core.reward import calibration_error, last_token_index, pairwise_accuracy, pairwise_loss, sequence_scores
 
 # last_token_index
@@ -47,6 +47,66 @@ def index_flip_only(mask):
     return mask.flip(1).int().argmax(1)
 
 
+def index_count(mask):
+    return mask.sum(1)
+
+
+def index_first_false_or_last(mask):
+    return torch.where(mask.all(1), mask.shape[1] - 1, (~mask).int().argmax(1) - 1)
+
+
+def index_first_false_wrapped(mask):
+    return index_first_false(mask) % mask.shape[1]
+
+
+def index_boundary(mask):
+    return (mask[:, :-1] & ~mask[:, 1:]).int().argmax(1)
+
+
+def index_start_plus_count(mask):
+    return mask.int().argmax(1) + mask.sum(1)
+
+
+def index_left_or_right(mask):
+    return torch.where(mask[:, -1], mask.shape[1] - 1, mask.sum(1) - 1)
+
+
+def index_negative(mask):
+    return last_token_index(mask) - mask.shape[1]
+
+
+def index_before_last(mask):
+    return (last_token_index(mask) - 1).clamp(min=0)
+
+
+def index_smallest(mask):
+    return last_token_index(mask).amin().expand(len(mask))
+
+
+def index_flattened(mask):
+    return last_token_index(mask) + torch.arange(len(mask)) * mask.shape[1]
+
+
+def index_squeezed(mask):
+    return last_token_index(mask).squeeze()
+
+
+def index_list(mask):
+    return last_token_index(mask).tolist()
+
+
+def index_of_all(mask):
+    return mask.nonzero()[:, 1]
+
+
+def index_summed(mask):
+    return (mask * torch.arange(mask.shape[1])).sum(1)
+
+
+def index_int32(mask):
+    return last_token_index(mask).int()
+
+
 def index_shared(mask):
     return last_token_index(mask).max().expand(len(mask))
 
@@ -76,18 +136,30 @@ LAST_INDEX = Exercise(
         lambda mask: torch.tensor([max(i for i, m in enumerate(row) if m) for row in mask.tolist()]),
     ),
     mistakes=(
-        Mistake("counts-the-tokens", index_by_count, "The number of real tokens is taken for the place of the last one.",
+        *forms("counts-the-tokens", (index_by_count, index_count), "The number of real tokens is taken for the place of the last one.",
                 "Where does the last token stand if the padding is on the left?"),
         Mistake("last-column", index_last_column, "The last column is taken for the last token.",
                 "What stands in the last column of a row that is padded on the right?"),
-        Mistake("before-the-first-padding", index_first_false, "The place before the first padding is taken, which is right only if the row begins with text and is padded.",
+        *forms("before-the-first-padding", (index_first_false, index_first_false_or_last, index_first_false_wrapped), "The place before the first padding is taken, which is right only if the row begins with text and is padded.",
                 "What does argmax say of a full row, and where does left padding begin?"),
         Mistake("first-token", index_first_true, "This is the first real token.", "Which token has read the whole text?"),
-        Mistake("one-too-far", index_off_by_one, "The place is that of the first padding after the text.",
+        *forms("one-too-far", (index_off_by_one, index_start_plus_count), "The place is that of the first padding after the text.",
                 "In a full row, is there anything at the place that you return?"),
         Mistake("counted-from-the-end", index_flip_only, "The place is counted from the end of the row.",
                 "From which side does indexing count?"),
-        Mistake("one-index-for-all", index_shared, "All rows get the largest index.", "Do all texts end in the same column?"),
+        *forms("one-index-for-all", (index_shared, index_smallest), "All rows get the largest index.", "Do all texts end in the same column?"),
+        Mistake("full-rows-have-no-end", index_boundary, "The place is sought where True turns to False, and a row that is full has no such place.",
+                "What does argmax say when nothing is True?"),
+        Mistake("one-side-or-the-other", index_left_or_right, "The padding is taken to be on one side only.",
+                "Could a row have padding before and after its text?"),
+        Mistake("negative-index", index_negative, "The place is counted from the end of the row, as a negative number.",
+                "Which of the numbers 0, 1, 2, … names the last column of a row of 5?"),
+        Mistake("one-too-early", index_before_last, "This is the token before the last.", "If a text ends in column 4, which index is asked for?"),
+        Mistake("flattened", index_flattened, "The index counts through all rows.", "In which column does the second row start?"),
+        Mistake("squeezes-everything", index_squeezed, "A squeeze also removes a batch of size 1.", "What is the shape of your answer for one row?"),
+        Mistake("list-not-tensor", index_list, "A list comes back where a tensor is asked for.", "How will the caller index with it?"),
+        *forms("every-place", (index_of_all, index_summed), "All real tokens are returned or added up, not the last one.", "How many numbers are asked for per row?"),
+        Mistake("int32-index", index_int32, "The index comes back as int32.", "Which dtype does the contract ask for?"),
         Mistake("float-index", index_float, "The index comes back as a float.", "What does indexing with a float do?"),
         Mistake("one-column-too-many", index_two_dimensions, "The result has a second dimension.", "How many numbers are asked for per row?"),
         Mistake("changes-the-mask", index_in_place, "The result is right, but the mask is changed.", "Who else is going to read this mask?"),
@@ -112,6 +184,79 @@ def scores_cases(seed: int) -> list[Case]:
         case(d.anywhere(4, 6), "NaN outside of the mask", NAN),
         case(torch.ones(1, 1, dtype=torch.bool), "a single token"),
     ]
+
+
+def scores_all_then_picked(hidden, weight, bias, mask):
+    return at(hidden @ weight + bias, last_token_index(mask))
+
+
+def scores_frozen_weight(hidden, weight, bias, mask):
+    return sequence_scores(hidden, weight.detach(), bias, mask)
+
+
+def scores_frozen_bias(hidden, weight, bias, mask):
+    return sequence_scores(hidden, weight, bias.detach(), mask)
+
+
+def scores_bias_per_dimension(hidden, weight, bias, mask):
+    return (at(hidden, last_token_index(mask)) * weight + bias).sum(-1)
+
+
+def scores_bias_times(hidden, weight, bias, mask):
+    return at(hidden, last_token_index(mask)) @ weight * bias
+
+
+def scores_unit_weight(hidden, weight, bias, mask):
+    return sequence_scores(hidden, weight / weight.norm(), bias, mask)
+
+
+def scores_scaled(hidden, weight, bias, mask):
+    return sequence_scores(hidden, weight / weight.numel() ** 0.5, bias, mask)
+
+
+def scores_tanh(hidden, weight, bias, mask):
+    return torch.tanh(sequence_scores(hidden, weight, bias, mask))
+
+
+def scores_tanh_features(hidden, weight, bias, mask):
+    return sequence_scores(torch.tanh(hidden), weight, bias, mask)
+
+
+def scores_maximum(hidden, weight, bias, mask):
+    return hidden.masked_fill(~mask[..., None], -1e9).amax(1) @ weight + bias
+
+
+def scores_mean_score(hidden, weight, bias, mask):
+    scores = (hidden.masked_fill(~mask[..., None], 0) @ weight + bias).masked_fill(~mask, 0)
+    return scores.sum(1) / mask.sum(1)
+
+
+def scores_column(hidden, weight, bias, mask):
+    return sequence_scores(hidden, weight, bias, mask)[:, None]
+
+
+def scores_averaged(hidden, weight, bias, mask):
+    return sequence_scores(hidden, weight, bias, mask).mean()
+
+
+def scores_squeezed(hidden, weight, bias, mask):
+    return sequence_scores(hidden, weight, bias, mask).squeeze()
+
+
+def scores_centred(hidden, weight, bias, mask):
+    scores = sequence_scores(hidden, weight, bias, mask)
+    return scores - scores.mean()
+
+
+def scores_before_last(hidden, weight, bias, mask):
+    return at(hidden, (last_token_index(mask) - 1).clamp(min=0)) @ weight + bias
+
+
+def scores_zeroes(hidden, weight, bias, mask):
+    scores = sequence_scores(hidden, weight, bias, mask)
+    with torch.no_grad():
+        hidden[~mask] = 0
+    return scores
 
 
 def at(hidden, index):
@@ -183,7 +328,7 @@ SCORES = Exercise(
                 "What does the model know at a padding position?"),
         Mistake("counts-the-tokens", scores_by_count, "The number of real tokens is taken for the place of the last one.",
                 "Where does the last token stand if the padding is on the left?"),
-        Mistake("mean-of-all-tokens", scores_mean, "The hidden states of all tokens are averaged.",
+        *forms("mean-of-all-tokens", (scores_mean, scores_mean_score), "The hidden states of all tokens are averaged.",
                 "In a causal model, which token has read the whole text?"),
         Mistake("bias-left-out", scores_no_bias, "The bias is left out.", "What does the head compute besides the product with the weight?"),
         Mistake("first-token", scores_first, "The score is read at the first token.", "What has the model read by then?"),
@@ -191,10 +336,21 @@ SCORES = Exercise(
         Mistake("score-for-every-token", scores_every_token, "Every token gets a score.", "How many scores does a text have?"),
         Mistake("sum-of-tokens", scores_summed, "The scores of all tokens are added up.", "Should a longer text score higher because it is longer?"),
         Mistake("trunk-cut-off", scores_frozen_trunk, "No gradient reaches the hidden states.", "What is fine-tuned when a reward model is trained?"),
-        Mistake("head-cut-off", scores_frozen_head, "No gradient reaches the head.", "Which parameters start from nothing and must learn first?"),
+        *forms("head-cut-off", (scores_frozen_head, scores_frozen_weight, scores_frozen_bias), "No gradient reaches the head.", "Which parameters start from nothing and must learn first?"),
+        Mistake("nan-in-the-gradient", scores_all_then_picked, "Every position is scored before one is picked, so that NaN at a hidden position reaches the weight's gradient.",
+                "What is zero times NaN, in the backward pass?"),
+        *forms("bias-added-wrongly", (scores_bias_per_dimension, scores_bias_times), "The bias enters once for each dimension, or as a factor.",
+               "How often is the bias added to one score?"),
+        *forms("weight-rescaled", (scores_unit_weight, scores_scaled), "The weight is rescaled on the way.", "What does the head do besides a product and a sum?"),
+        Mistake("largest-of-all-tokens", scores_maximum, "The largest hidden values of all tokens are taken.", "Which token has read the whole text?"),
+        *forms("one-dimension-off", (scores_column, scores_averaged), "The scores come back with a dimension too many or too few.", "How many numbers are asked for per row?"),
+        Mistake("squeezes-everything", scores_squeezed, "A squeeze also removes a batch of size 1.", "What is the shape of your answer for one row?"),
+        Mistake("batch-mean-removed", scores_centred, "The mean of the batch is taken away from every score.", "Should a text's score depend on the other texts of its batch?"),
+        Mistake("before-the-last-token", scores_before_last, "The score is read one token too early.", "What has the model not read yet by then?"),
+        Mistake("zeroes-the-input", scores_zeroes, "The result is right, but the caller's hidden states are overwritten.", "Who else is going to read them?"),
         Mistake("multiplies-by-zero", scores_weighted_sum, "Multiplying by zero is taken to remove what stands at other positions.",
                 "What is NaN times zero?"),
-        Mistake("squashed", scores_squashed, "The score is squeezed into 0 … 1.", "On which scale are the scores of Bradley–Terry?"),
+        *forms("squashed", (scores_squashed, scores_tanh, scores_tanh_features), "The score is squeezed into 0 … 1.", "On which scale are the scores of Bradley–Terry?"),
     ),
 )  # fmt: skip
 
@@ -203,11 +359,13 @@ SCORES = Exercise(
 
 def loss_cases(seed: int) -> list[Case]:
     d = Draw(seed)
-    extreme = torch.tensor([1e4, -1e4, 30.0, 0.0])
+    extreme = torch.tensor([1e4, -1e4, 30.0, -0.5])
     return [
         Case((d.normal(4), d.normal(4)), "neither margin nor centering"),
         Case((d.normal(3), d.normal(3), 0.7), "a margin of 0.7"),
-        Case((d.normal(3), d.normal(3), d.uniform(0.2, 2, 3)), "a margin for each pair"),
+        Case(
+            (d.normal(5), d.normal(5), d.uniform(0.2, 2, 5) * torch.tensor([1, 1, -1, 1, 1])), "a margin for each pair"
+        ),
         Case((d.normal(4) + 1, d.normal(4), None, 0.1), "centering of 0.1"),
         Case((d.normal(4), d.normal(4) + 1, d.uniform(0.2, 2, 4), 0.3), "margins and centering"),
         Case((extreme[:1] * 0 + torch.tensor([-1e4]), torch.tensor([0.0])), "a gap of −10,000"),
@@ -319,6 +477,123 @@ def loss_in_place(chosen, rejected, margin=None, centering=0.0):
     return result
 
 
+def loss_margin_averaged(chosen, rejected, margin=None, centering=0.0):
+    mean = margin.mean() if isinstance(margin, torch.Tensor) else margin
+    return pair_loss(chosen, rejected, mean, centering)
+
+
+def loss_margin_absolute(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, None if margin is None else abs(data(margin)), centering)
+
+
+def loss_margin_number_ignored(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin if isinstance(margin, torch.Tensor) else None, centering)
+
+
+def loss_margin_tensor_ignored(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, None if isinstance(margin, torch.Tensor) else margin, centering)
+
+
+def loss_margin_factor(chosen, rejected, margin=None, centering=0.0):
+    same_shape(chosen, rejected)
+    factor = 1.0 if margin is None else data(margin)
+    return -F.logsigmoid((chosen - rejected) * factor).mean() + centering * (chosen + rejected).square().mean()
+
+
+def loss_margin_of_one(chosen, rejected, margin=1.0, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering)
+
+
+def loss_flattened(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen.reshape(-1), rejected.reshape(-1), margin, centering)
+
+
+def loss_all_pairs(chosen, rejected, margin=None, centering=0.0):
+    same_shape(chosen, rejected)
+    gap = chosen[:, None] - rejected - data(margin)
+    return -F.logsigmoid(gap).mean() + centering * (chosen + rejected).square().mean()
+
+
+def loss_one_minus(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: x.sigmoid() - 1)
+
+
+def loss_perceptron(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: -F.relu(-x))
+
+
+def loss_exponential(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: -(-x).exp())
+
+
+def loss_squared(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: -(1 - x).square())
+
+
+def loss_sign(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: -F.logsigmoid(x))
+
+
+def loss_other_side(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: F.logsigmoid(-x))
+
+
+def loss_summed_all(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: F.logsigmoid(x).sum())
+
+
+def loss_each(chosen, rejected, margin=None, centering=0.0):
+    same_shape(chosen, rejected)
+    return -F.logsigmoid(chosen - rejected - data(margin)) + centering * (chosen + rejected).square()
+
+
+def loss_bits(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: F.logsigmoid(x) / 0.6931471805599453)
+
+
+def loss_smoothed(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: 0.9 * F.logsigmoid(x) + 0.1 * F.logsigmoid(-x))
+
+
+def loss_apart(chosen, rejected, margin=None, centering=0.0):
+    same_shape(chosen, rejected)
+    apart = F.logsigmoid(chosen - data(margin)) + F.logsigmoid(-rejected)
+    return -apart.mean() + centering * (chosen + rejected).square().mean()
+
+
+def loss_softmax_over_batch(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: x.log_softmax(0))
+
+
+def centers(center):
+    def loss(chosen, rejected, margin=None, centering=0.0):
+        return pair_loss(chosen, rejected, margin, centering, center=center)
+
+    return loss
+
+
+loss_centers_half = centers(lambda c, r: ((c + r) / 2).square().mean())
+loss_centers_each = centers(lambda c, r: (c.square() + r.square()).mean())
+loss_centers_without_square = centers(lambda c, r: (c + r).mean())
+loss_centers_absolute = centers(lambda c, r: (c + r).abs().mean())
+loss_centers_sum = centers(lambda c, r: (c + r).square().sum())
+loss_centers_away = centers(lambda c, r: -(c + r).square().mean())
+loss_centers_detached = centers(lambda c, r: (c + r).detach().square().mean())
+loss_centers_chosen_only = centers(lambda c, r: (c + r.detach()).square().mean())
+
+
+def loss_always_centers(chosen, rejected, margin=None, centering=0.01):
+    return pair_loss(chosen, rejected, margin, centering)
+
+
+def loss_frozen_chosen(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen.detach(), rejected, margin, centering)
+
+
+def loss_cut(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering, lambda x: F.logsigmoid(x).clamp(min=-100))
+
+
 def loss_by_softplus(chosen, rejected, margin=None, centering=0.0):
     assert chosen.shape == rejected.shape, "one score per text"
     return F.softplus(rejected - chosen + data(margin)).mean() + centering * torch.mean((chosen + rejected) ** 2)
@@ -354,26 +629,47 @@ LOSS = Exercise(
                 "What is exp(200) in float32?", twins=("log-of-sigmoid",)),
         Mistake("margin-added", loss_margin_added, "The margin is added to the gap.",
                 "Should a margin make a pair look better ranked than it is, or ask for more?"),
-        Mistake("margin-ignored", loss_margin_ignored, "The margin has no influence.", "By how much should chosen lead?"),
+        *forms("margin-ignored", (loss_margin_ignored, loss_margin_number_ignored, loss_margin_tensor_ignored), "The margin has no influence.", "By how much should chosen lead?"),
         Mistake("margin-outside", loss_margin_outside, "The margin is added to the loss, where it changes nothing that can be learned.",
                 "Does the margin change the gradient in your version?"),
         Mistake("broadcast", loss_broadcast, "A (B,1) against a (B,) is broadcast, so that every text is compared with every other.",
                 "How many comparisons does your subtraction make when the shapes differ?"),
-        Mistake("sigmoid-without-log", loss_sigmoid_only, "The probability is maximised, not its logarithm.",
+        *forms("sigmoid-without-log", (loss_sigmoid_only, loss_one_minus), "The probability is maximised, not its logarithm.",
                 "How strong is the gradient of your loss for a pair that is ranked badly wrong?"),
-        Mistake("hinge", loss_hinge, "This is a hinge loss.", "Which loss is the negative log-likelihood of Bradley–Terry?"),
-        Mistake("reversed", loss_reversed, "Chosen and rejected are swapped.", "Which score should go up?"),
+        *forms("hinge", (loss_hinge, loss_perceptron), "This is a hinge loss.", "Which loss is the negative log-likelihood of Bradley–Terry?"),
+        *forms("reversed", (loss_reversed, loss_other_side), "Chosen and rejected are swapped.", "Which score should go up?"),
         Mistake("loss-of-the-mean", loss_of_mean, "The gaps are averaged before the logarithm of the sigmoid.",
                 "Is the loss of the mean gap the mean of the losses?"),
-        Mistake("sum-not-mean", loss_sum, "The losses are summed.", "How would your loss change if the same batch came twice?"),
+        *forms("sum-not-mean", (loss_sum, loss_summed_all), "The losses are summed.", "How would your loss change if the same batch came twice?"),
         Mistake("centers-the-difference", loss_centers_difference, "The gap is pulled to 0, and not the sum.",
                 "Which quantity does Bradley–Terry leave free, so that it has to be held?"),
         Mistake("centers-the-mean", loss_centers_mean, "The sum is averaged before it is squared.",
                 "May one pair drift upwards if another one drifts downwards?"),
         Mistake("centering-ignored", loss_center_ignored, "Centering has no influence.", "What keeps the scores near 0?"),
         Mistake("rejected-cut-off", loss_frozen_rejected, "No gradient reaches the rejected scores.", "Should the rejected text's score only look on?"),
+        Mistake("chosen-cut-off", loss_frozen_chosen, "No gradient reaches the chosen scores.", "Should the chosen text's score be able to rise?"),
+        Mistake("margins-averaged", loss_margin_averaged, "All pairs get the mean margin.", "By how much should each pair lead?"),
+        Mistake("margin-without-sign", loss_margin_absolute, "A negative margin is made positive.", "What does a margin of −1 allow?"),
+        Mistake("margin-as-a-factor", loss_margin_factor, "The gap is multiplied by the margin.", "What should a margin of 0 change?"),
+        Mistake("margin-of-one", loss_margin_of_one, "Without a margin, one of 1 is used.", "By how much should chosen lead when nothing is said?"),
+        Mistake("shapes-flattened", loss_flattened, "Shapes that do not fit are flattened away.", "Would you rather be told that a (B,1) met a (B,)?"),
+        Mistake("every-pair", loss_all_pairs, "Every chosen text is compared with every rejected one.", "With which text was this one compared?"),
+        *forms("another-loss", (loss_exponential, loss_squared), "This falls with the gap, but it is another loss.", "Which loss is the negative log-likelihood of Bradley–Terry?"),
+        Mistake("wrong-sign", loss_sign, "The log-likelihood comes back with its own sign.", "If this number is minimised, which score goes up?"),
+        Mistake("not-reduced", loss_each, "A loss for each pair comes back instead of one number.", "What does backward() need?"),
+        Mistake("bits-not-nats", loss_bits, "The loss is in bits.", "Which logarithm does the course use?"),
+        Mistake("smoothed-labels", loss_smoothed, "A part of every choice is taken to be wrong.", "How sure does the contract take people to be?"),
+        Mistake("scores-judged-apart", loss_apart, "Each score is compared with 0, not with the other one.", "What changes when 5 is added to both scores?"),
+        Mistake("softmax-over-the-batch", loss_softmax_over_batch, "The pairs compete with each other.", "Between which texts did a person choose?"),
+        *forms("centers-something-else", (loss_centers_half, loss_centers_each, loss_centers_without_square, loss_centers_absolute),
+               "What is pulled to 0 is not the square of the sum.", "What is squared in the centering term, and what is averaged?"),
+        Mistake("centering-summed", loss_centers_sum, "The centering term is summed over the pairs.", "How would your loss change if the same batch came twice?"),
+        Mistake("centers-away", loss_centers_away, "The scores are pushed away from 0.", "With which sign is a penalty added to a loss?"),
+        *forms("centering-cut-off", (loss_centers_detached, loss_centers_chosen_only), "The value is right, but not both scores get a gradient from centering.",
+               "How can a term move scores that get no gradient from it?"),
+        Mistake("always-centers", loss_always_centers, "Centering is on although it was not asked for.", "What is centering when nothing is said?"),
         Mistake("margin-trained", loss_margin_trained, "A gradient flows into the margin.", "Is the margin something to learn, or something that people said?"),
-        Mistake("gap-clamped", loss_clamped, "The gap is clamped, so that the worst pairs give no gradient.",
+        *forms("gap-clamped", (loss_clamped, loss_cut), "The gap is clamped, so that the worst pairs give no gradient.",
                 "Which pairs should teach the most?"),
         Mistake("changes-the-scores", loss_in_place, "The result is right, but the chosen scores are overwritten.", "Who else is going to read these scores?"),
     ),
@@ -393,8 +689,11 @@ def accuracy_cases(seed: int) -> list[Case]:
         Case((tied, other), "ties"),
         Case((torch.zeros(4), torch.zeros(4)), "nothing but ties"),
         Case((torch.tensor([3.0]), torch.tensor([1.0])), "a single pair"),
+        Case(
+            (50 + chosen, 50 + chosen + 1e-4 * torch.tensor([1, -1, 0, 1, 1, -1, 2, 1])), "scores that are nearly equal"
+        ),
         Case((chosen * 100, rejected * 0.01), "scores of different scale"),
-        Case((torch.tensor([1e4, 1.0, -1e4]), torch.tensor([-1e4, 1.0, 1e4])), "scores of ±10,000"),
+        Case((torch.tensor([1e4, 1.0, -1e4, 200.0]), torch.tensor([-1e4, 1.0, 1e4, 100.0])), "large scores"),
     ]
 
 
@@ -418,6 +717,23 @@ ACCURACY = Exercise(
         Mistake("reversed", lambda c, r: pairwise_accuracy(r, c), "This is the share of pairs ranked wrong.", "Which text should score higher?"),
         Mistake("mean-probability", lambda c, r: torch.sigmoid(c - r).mean().item(), "The mean probability is taken for the accuracy.",
                 "Does a pair that is ranked right by a hair count less than one ranked right by far?"),
+        *forms("near-ties-are-ties", (lambda c, r: torch.where(torch.isclose(c, r), 0.5, (c > r).float()).mean().item(),
+                                      lambda c, r: torch.where((c - r).abs() < 1e-3, 0.5, (c > r).float()).mean().item(),
+                                      lambda c, r: pairwise_accuracy(c.round(decimals=2), r.round(decimals=2)),
+                                      lambda c, r: pairwise_accuracy(c.half(), r.half())),
+               "Scores that are nearly equal are counted as ties.", "By how much must chosen lead to be ranked right?"),
+        Mistake("squashed-first", lambda c, r: pairwise_accuracy(c.sigmoid(), r.sigmoid()), "The scores are squashed first, where large ones become equal.",
+                "Are 50 and 51 still different after a sigmoid in float32?"),
+        Mistake("every-pair", lambda c, r: pairwise_accuracy(c[:, None].expand(-1, len(r)), r.expand(len(c), -1)), "Every chosen text is compared with every rejected one.",
+                "With which text was this one compared?"),
+        Mistake("sorted", lambda c, r: pairwise_accuracy(c.sort().values, r.sort().values), "Both sides are sorted, so that pairs are torn apart.",
+                "With which text was this one compared?"),
+        Mistake("from-minus-one-to-one", lambda c, r: torch.sign(c - r).mean().item(), "A wrong pair counts −1.", "Between which numbers does a share lie?"),
+        Mistake("whole-numbers-only", lambda c, r: int(((c > r) + 0.5 * (c == r)).sum()) / len(c), "The sum is rounded down before it is divided.",
+                "What is left of a half after int()?"),
+        Mistake("means-compared", lambda c, r: float(c.mean() > r.mean()), "The two averages are compared.", "Of how many pairs is a share asked for?"),
+        Mistake("not-reduced", lambda c, r: (c > r).double() + 0.5 * (c == r), "A number for each pair comes back instead of one.", "How many numbers are asked for?"),
+        Mistake("magnitudes-compared", lambda c, r: pairwise_accuracy(c.abs(), r.abs()), "Signs are ignored.", "Is −3 a better score than 1?"),
         Mistake("percent", lambda c, r: 100 * pairwise_accuracy(c, r), "The answer is in percent.", "Between which numbers does a share lie?"),
         Mistake("count-not-share", lambda c, r: len(c) * pairwise_accuracy(c, r), "This is the number of pairs, not their share.",
                 "Between which numbers does a share lie?"),
@@ -444,6 +760,7 @@ def calibration_cases(seed: int) -> list[Case]:
         Case((d.uniform(0, 1, 30), d.integers(0, 2, 30).bool(), 5), "outcomes that are bool"),
         Case((d.uniform(0, 1, 30), d.integers(0, 2, 30).float(), 1), "a single bin and float outcomes"),
         Case((torch.ones(5), torch.tensor([1, 1, 0, 1, 0]), 4), "probabilities of exactly 1"),
+        Case((torch.tensor([0.3]), torch.tensor([1]), 4), "a single point"),
     ]
 
 
@@ -509,6 +826,82 @@ def calibration_thresholded(p, y, num_bins=10):
     return calibration(p, ((p > 0.5) == y.bool()).long(), num_bins)
 
 
+def calibration_out_of_range(p, y, num_bins=10):
+    gap = torch.zeros(num_bins, dtype=torch.float64)
+    return gap.index_add(0, (p * num_bins).long(), p.double() - y.double()).abs().sum().item() / len(p)
+
+
+def calibration_of_nothing(p, y, num_bins=10):
+    which = (p * num_bins).long().clamp(max=num_bins - 1)
+    inside = [which == k for k in range(num_bins)]
+    return sum((i.sum() / len(p) * (p[i].mean() - y[i].float().mean()).abs()).item() for i in inside)
+
+
+def calibration_bool_fails(p, y, num_bins=10):
+    return calibration_error(p - y + y.long(), y, num_bins)
+
+
+def calibration_rounds(p, y, num_bins=10):
+    return calibration(p, y, num_bins + 1, lambda q, n: (q * (n - 1)).round().long())
+
+
+def calibration_root(p, y, num_bins=10):
+    return calibration_squared(p, y, num_bins) ** 0.5
+
+
+def calibration_sum(p, y, num_bins=10):
+    return calibration(p, y, num_bins, weight=lambda inside: 1)
+
+
+def calibration_unnormalised(p, y, num_bins=10):
+    return calibration_error(p, y, num_bins) * len(p)
+
+
+def calibration_equal_mass(p, y, num_bins=10):
+    order = p.argsort()
+    parts = [part for part in order.tensor_split(num_bins) if len(part)]
+    return sum(len(i) / len(p) * abs((p[i].mean() - y[i].float().mean()).item()) for i in parts)
+
+
+def calibration_between_extremes(p, y, num_bins=10):
+    low, high = p.min(), p.max()
+    return calibration(p, y, num_bins, lambda q, n: ((q - low) / (high - low + 1e-9) * n).long().clamp(max=n - 1))
+
+
+def calibration_confidence(p, y, num_bins=10):
+    return calibration(torch.maximum(p, 1 - p), ((p > 0.5) == y.bool()).long(), num_bins)
+
+
+def calibration_other_event(p, y, num_bins=10):
+    return calibration_error(p, 1 - y.float(), num_bins)
+
+
+def calibration_overall(p, y, num_bins=10):
+    return abs((p.mean() - y.float().mean()).item())
+
+
+def calibration_brier(p, y, num_bins=10):
+    return (p - y.float()).square().mean().item()
+
+
+def calibration_small_bins_dropped(p, y, num_bins=10):
+    return calibration(p, y, num_bins, weight=lambda inside: inside.double().mean() * (inside.sum() > 1))
+
+
+def calibration_more_bins(p, y, num_bins=15):
+    return calibration(p, y, num_bins)
+
+
+def calibration_sorts(p, y, num_bins=10):
+    result = calibration_error(p, y, num_bins)
+    p.copy_(p.sort().values)
+    return result
+
+
+def calibration_percent(p, y, num_bins=10):
+    return 100 * calibration_error(p, y, num_bins)
+
+
 def calibration_by_bucketize(p, y, num_bins=10):
     edges = torch.linspace(0, 1, num_bins + 1)[1:-1]
     which = torch.bucketize(p, edges, right=True)
@@ -539,19 +932,32 @@ CALIBRATION = Exercise(
                 "Should a bin with one point weigh as much as one with a hundred?"),
         Mistake("empty-bins-counted", calibration_over_all_bins, "The gaps are averaged over all bins, empty ones too.",
                 "Should a bin with one point weigh as much as one with a hundred?"),
-        Mistake("squared-gaps", calibration_squared, "The gaps are squared.", "Which distance between prediction and outcome is asked for?"),
-        Mistake("gaps-cancel", calibration_signed, "Gaps of opposite sign cancel.",
+        *forms("squared-gaps", (calibration_squared, calibration_root), "The gaps are squared.", "Which distance between prediction and outcome is asked for?"),
+        *forms("gaps-cancel", (calibration_signed, calibration_overall), "Gaps of opposite sign cancel.",
                 "Is a model well calibrated that is too sure of some things and too unsure of others?"),
         Mistake("point-by-point", calibration_pointwise, "Every point is compared with its own outcome, not bin by bin.",
                 "Can a single yes or no show whether 0.7 was right?"),
         Mistake("edges-belong-below", calibration_right_closed, "A probability on an edge is put into the lower bin.",
                 "Which end of [k/n, (k+1)/n) belongs to the bin?"),
-        Mistake("one-falls-out", calibration_last_open, "A probability of exactly 1 falls into no bin.", "Which bin holds 1.0?"),
+        *forms("one-falls-out", (calibration_last_open, calibration_out_of_range), "A probability of exactly 1 falls into no bin.", "Which bin holds 1.0?"),
+        Mistake("empty-bins-are-nan", calibration_of_nothing, "The mean of an empty bin is NaN.", "What should a bin without any point add?"),
+        Mistake("bool-outcomes-fail", calibration_bool_fails, "Outcomes that are bool cannot be subtracted.", "Which types may the outcomes have?"),
+        Mistake("rounds-to-a-bin", calibration_rounds, "A probability is rounded to the nearest edge.", "Which bin of width 0.1 holds 0.19?"),
+        Mistake("gaps-added-up", calibration_sum, "The gaps of the bins are added up without weights.", "Should a bin with one point weigh as much as one with a hundred?"),
+        Mistake("not-divided", calibration_unnormalised, "The gaps are weighted by the number of points, not by their share.", "By what should the number of points in a bin be divided?"),
+        Mistake("bins-of-equal-size", calibration_equal_mass, "The bins hold equally many points.", "Where are the edges of the bins?"),
+        Mistake("bins-between-the-extremes", calibration_between_extremes, "The bins reach from the smallest to the largest probability.", "Where are the edges of the bins?"),
+        Mistake("the-other-event", calibration_other_event, "The outcome is counted where it did not happen.", "What does an outcome of 1 mean?"),
+        Mistake("brier-score", calibration_brier, "This is the Brier score.", "Can a single yes or no show whether 0.7 was right?"),
+        Mistake("small-bins-dropped", calibration_small_bins_dropped, "Bins with a single point are left out.", "Which bins are to be skipped?"),
+        Mistake("another-default", calibration_more_bins, "Without num_bins, there are not 10 bins.", "How many bins are there when nothing is said?"),
+        Mistake("sorts-the-input", calibration_sorts, "The result is right, but the caller's probabilities are sorted.", "Do they still belong to the caller's outcomes?"),
+        Mistake("percent", calibration_percent, "The answer is in percent.", "Between which numbers does it lie?"),
         Mistake("midpoints", calibration_midpoints, "The middle of the bin is compared, not the mean probability in it.",
                 "Which number stands for the predictions of a bin?"),
         Mistake("always-ten-bins", calibration_fixed_bins, "The number of bins is ignored.", "What is num_bins for?"),
         Mistake("largest-gap", calibration_maximum, "This is the largest gap.", "Is the worst bin asked for, or the expectation over points?"),
-        Mistake("accuracy-of-the-decision", calibration_thresholded, "Probabilities are compared with whether a yes-or-no decision was right.",
+        *forms("accuracy-of-the-decision", (calibration_thresholded, calibration_confidence), "Probabilities are compared with whether a yes-or-no decision was right.",
                 "Is p the probability that the event happens, or that a decision is right?"),
     ),
 )  # fmt: skip

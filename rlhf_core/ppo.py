@@ -127,14 +127,14 @@ def clipped_value_loss(
     """Squared error of the critic, without reward for moving far from its old prediction.
 
     Args:
-        values: the critic's predictions now. The gradient flows here only.
+        values: the critic's predictions V now. The gradient flows here only.
         old_values: its predictions at the rollout.
-        returns: the targets, A + V_old.
+        returns: the targets G = A + V_old.
         mask: True on response tokens.
         clip_range: ε in the unit of the values: an absolute distance, not a ratio.
 
     Returns:
-        ½ E[max((V − R)², (V_old + clip(V − V_old, ±ε) − R)²)] over all response tokens of the batch.
+        ½ E[max((V − G)², (V_old + clip(V − V_old, ±ε) − G)²)] over all response tokens of the batch.
 
     Raises:
         ValueError: the shapes differ, `clip_range` is not positive, or no token is a response token.

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 SUBMISSIONS = "lessons"
+WORKER = pytest.StashKey()
+GRADERS = pytest.StashKey()
+VERDICTS = pytest.StashKey()
+TROUBLE = pytest.StashKey()
 
 
 def pytest_addoption(parser):
@@ -19,21 +23,32 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if getattr(config.option, "collectonly", False) or not grades_something(config):
+    config.stash[GRADERS], config.stash[VERDICTS], config.stash[TROUBLE] = {}, {}, []
+    asked = [is_ours(argument, config) for argument in config.args]
+    if getattr(config.option, "collectonly", False) or not any(asked):
         return
+    worker_of(config).start()  # it loads torch while pytest collects
+    if all(asked):
+        config.option.tbstyle = "no"  # the report says it shorter
+        config.option.reportchars = ""
+
+
+def is_ours(argument: str, config) -> bool:
+    """Whether an argument asks for exercises, rather than for somebody's tests."""
+    here, place = Path(__file__).parent, str(argument).split("::")[0]
+    if config.option.pyargs and place.split(".")[0] == here.name:
+        return True
+    path = (config.invocation_params.dir / place).resolve()
+    return path == here or here in path.parents
+
+
+def worker_of(config):
+    """The process that runs the code."""
     from autograder.runner import Worker
 
-    config.stash[WORKER] = Worker()
-    config.stash[WORKER].start()  # it loads torch while pytest collects
-    config.option.tbstyle = "no"  # the report says it shorter
-    config.option.reportchars = ""
-
-
-def grades_something(config) -> bool:
-    """Whether the exercises are asked for, rather than the project's own tests."""
-    here = Path(__file__).parent
-    asked = [Path(str(arg).split("::")[0]).resolve() for arg in config.args]
-    return any(path == here or here in path.parents for path in asked)
+    if WORKER not in config.stash:
+        config.stash[WORKER] = Worker()
+    return config.stash[WORKER]
 
 
 def pytest_unconfigure(config):
@@ -59,7 +74,7 @@ class LessonFile(pytest.File):
 
 
 class Wrong(Exception):
-    """The exercise is not passed."""
+    """The exercise is not passed; the message says why."""
 
 
 class Graded(pytest.Item):
@@ -73,11 +88,11 @@ class Graded(pytest.Item):
         verdict = grader_of(self.config, self.lesson).grade(self.exercise)
         self.config.stash[VERDICTS].setdefault(self.lesson, []).append(verdict)
         if verdict.status != "passed":
-            raise Wrong
+            raise Wrong(verdict.message)
 
     def repr_failure(self, excinfo, style=None):
         if isinstance(excinfo.value, Wrong):
-            return ""
+            return str(excinfo.value)
         return super().repr_failure(excinfo, "short")
 
     def reportinfo(self):
@@ -90,25 +105,19 @@ def grader_of(config, lesson):
 
     graders = config.stash[GRADERS]
     if lesson not in graders:
-        path = config.getoption("--submission") or default_submission(config, lesson)
-        graders[lesson] = Grader(lesson, path, config.stash[WORKER], config.getoption("--seed"))
+        path = config.getoption("--submission", None)
+        given, seed = path or default_submission(config, lesson), config.getoption("--seed", 0)
+        graders[lesson] = Grader(lesson, given, worker_of(config), seed)
+        if graders[lesson].problem and not path:
+            graders[lesson].problem += "; say where yours is with --submission PATH"
     return graders[lesson]
 
 
 def default_submission(config, lesson) -> Path:
     """The learner's notebooks: beside the place where pytest was called, or in the repository."""
     here = config.invocation_params.dir / SUBMISSIONS / lesson
-    return here if here.exists() else Path(__file__).parent.parent / SUBMISSIONS / lesson
-
-
-WORKER = pytest.StashKey()
-GRADERS = pytest.StashKey()
-VERDICTS = pytest.StashKey()
-
-
-def pytest_sessionstart(session):
-    session.config.stash[GRADERS] = {}
-    session.config.stash[VERDICTS] = {}
+    in_repository = Path(__file__).parent.parent / SUBMISSIONS / lesson
+    return in_repository if in_repository.exists() and not here.exists() else here
 
 
 def pytest_report_teststatus(report, config):
@@ -125,24 +134,34 @@ def reports_of(config):
 
 
 def pytest_sessionfinish(session):
-    path = session.config.getoption("--report-json")
-    if path and session.config.stash.get(VERDICTS, None):
+    path = session.config.getoption("--report-json", None)
+    if path and session.config.stash[VERDICTS]:
         from autograder.report import write_json
 
-        write_json(reports_of(session.config), path)
+        try:
+            write_json(reports_of(session.config), path)
+        except OSError as error:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+            session.config.stash[TROUBLE].append(f"the report could not be written: {error}")
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    from autograder.report import COLORS, closing_line, example_lines, headline
+    if not config.stash[VERDICTS]:
+        return
+    from autograder.children import not_in_force
+    from autograder.report import closing_line, lines_of
 
-    reports = reports_of(config) if config.stash.get(VERDICTS, None) else []
+    reports = reports_of(config)
     for report in reports:
         terminalreporter.write_line("")
-        terminalreporter.write_line(report.lesson, bold=True)
-        for verdict in report.exercises:
-            terminalreporter.write_line(headline(verdict), **{COLORS[verdict.status]: True})
-            for line in example_lines(verdict):
-                terminalreporter.write_line(line)
-    if reports:
+        for line, style in lines_of(report):
+            terminalreporter.write_line(line, **style)
+    missing = not_in_force(worker_of(config).fork)
+    if missing:
         terminalreporter.write_line("")
-        terminalreporter.write_line(closing_line(reports), bold=True)
+        terminalreporter.write_line(f"not in force on this system: {'; '.join(missing)}")
+    for trouble in config.stash[TROUBLE]:
+        terminalreporter.write_line(trouble, red=True)
+    terminalreporter.write_line("")
+    given = config.getoption("--submission", None)
+    terminalreporter.write_line(closing_line(reports, f" --submission {given}" if given else ""), bold=True)

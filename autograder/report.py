@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from autograder.exercise import LESSONS
+from autograder.exercise import LESSONS, bank
 from autograder.grade import NOT_WRITTEN, LessonReport, Verdict
 
 MARKS = {"passed": "✔", "failed": "✘", "missing": "·", "error": "✘", "timeout": "✘"}
@@ -27,22 +27,58 @@ def example_lines(verdict: Verdict) -> list[str]:
     return [f"  example: {verdict.example}", f"  the same numbers again: --seed {verdict.seed}"]
 
 
-def closing_line(reports: Sequence[LessonReport]) -> str:
-    """What has been reached, and what to do next."""
+def lines_of(report: LessonReport) -> list[tuple[str, dict]]:
+    """A lesson's verdicts as lines, each with its style."""
+    lines = [(f"{report.lesson} {report.points:g}/{report.max_points:g}", {"bold": True})]
+    reasons = {verdict.message for verdict in report.exercises}
+    if len(reasons) == 1 and len(report.exercises) > 1 and is_unreadable(report.exercises[0]):
+        return [*lines, (f"{MARKS['missing']} {reasons.pop()}", {COLORS["missing"]: True})]
+    for verdict in report.exercises:
+        lines.append((headline(verdict), {COLORS[verdict.status]: True}))
+        lines += [(line, {}) for line in example_lines(verdict)]
+    return lines
+
+
+def is_unreadable(verdict: Verdict) -> bool:
+    """There was no submission to look for the function in."""
+    return verdict.status == "missing" and not verdict.message.startswith(NOT_WRITTEN)
+
+
+def closing_line(reports: Sequence[LessonReport], options: str = "") -> str:
+    """What has been reached, and what to do next.
+
+    Args:
+        reports: the lessons.
+        options: of the call, such as " --submission mine.ipynb", for the next one.
+    """
     points, most = sum(r.points for r in reports), sum(r.max_points for r in reports)
     total = f"{points:g} of {most:g} points."
     for report in reports:
         for verdict in report.exercises:
-            if verdict.status == "missing" and verdict.message.startswith(NOT_WRITTEN):
-                return f"{total} Next: write {verdict.name}, then pytest autograder/{report.lesson} -k {verdict.name}"
+            command = command_for(report.lesson) + options
+            if is_unreadable(verdict):
+                again = f"{command_for(report.lesson)} --submission PATH"
+                return f"{total} Next: {again}, with a notebook that can be read."
+            if verdict.status == "missing":
+                return f"{total} Next: write {verdict.name}, then {command} -k {verdict.name}"
             if verdict.status != "passed":
-                return (
-                    f"{total} Next: {verdict.name}; try again with pytest autograder/{report.lesson} -k {verdict.name}"
-                )
-    last = reports[-1].lesson if reports else LESSONS[-1]
-    following = LESSONS.index(last) + 1
-    return f"{total} All is right. " + (
-        f"Next: {LESSONS[following]}." if following < len(LESSONS) else "That was the last lesson."
+                return f"{total} Next: {verdict.name}; try again with {command} -k {verdict.name}"
+    return f"{total} All is right. Next: {after(reports)}"
+
+
+def after(reports: Sequence[LessonReport]) -> str:
+    """What comes after all that was graded is right."""
+    last = reports[-1]
+    if len(last.exercises) < len(bank(last.lesson).EXERCISES):
+        return f"the rest of it, {command_for(last.lesson)}"
+    following = LESSONS.index(last.lesson) + 1
+    return f"{LESSONS[following]}." if following < len(LESSONS) else "nothing, that was the last lesson."
+
+
+def command_for(lesson: str) -> str:
+    """How a lesson is graded from where one stands: in the repository, or with the package alone."""
+    return (
+        f"pytest autograder/{lesson}" if Path("autograder", lesson).exists() else f"pytest --pyargs autograder.{lesson}"
     )
 
 
@@ -63,6 +99,7 @@ def as_data(report: LessonReport) -> dict:
 def write_json(reports: Sequence[LessonReport], path: Path) -> None:
     """One lesson as an object, several as a list of them."""
     data = [as_data(report) for report in reports]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(
         json.dumps(data[0] if len(data) == 1 else data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

@@ -55,6 +55,13 @@ commands:
 `rlhf COMMAND --help` prints the options with their meaning; `--config FILE.yaml` reads them from a file."""
 
 
+# usage, and how many arguments there may be
+LESSON_COMMANDS = {
+    "progress": ("usage: rlhf progress [FOLDER]    your points in all lessons; FOLDER holds them (lessons)", 0, 1),
+    "watch": ("usage: rlhf watch LESSON [PATH]    such as lesson_04; PATH is its folder or notebook (lessons)", 1, 2),
+}
+
+
 def runner(command: str) -> Callable[[Any], object]:
     """What a command runs; imported only now, so that --help and refusals come at once."""
     if command in ("sft", "reward", "dpo"):
@@ -142,15 +149,22 @@ def lesson_command(command: str, arguments: list[str]) -> int:
         from autograder.classroom.cli import main as class_main
 
         return class_main(arguments)
+    usage, least, most = LESSON_COMMANDS[command]
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(usage)
+        return 0
+    if not least <= len(arguments) <= most:
+        print(usage, file=sys.stderr)
+        return 2
     from autograder import progress
 
-    if command == "progress":
-        progress.show(*arguments[:1])
-        return 0
-    if not arguments:
-        print("rlhf watch needs a lesson: rlhf watch lesson_04", file=sys.stderr)
+    try:
+        (progress.show if command == "progress" else progress.watch)(*arguments)
+    except ValueError as error:
+        print(f"rlhf {command}: {error}", file=sys.stderr)
         return 2
-    progress.watch(arguments[0])
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dis
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from autograder.calls import cases_of, order_of, watch, with_facts
+from autograder.calls import cases_of, expected_of, order_of, watch, with_facts
 from autograder.exercise import Case, Exercise, bank
+from autograder.guard import Hidden, hidden
 from autograder.judge import Finding, judge
 from autograder.observe import Observation
 from autograder.runner import Outcome, Worker
@@ -19,6 +21,7 @@ from autograder.submission import Submission, SubmissionError, read_submission, 
 
 SEED = 0
 NOT_WRITTEN = "not written yet"
+USES_REFERENCE = "this calls or reads rlhf_core's own implementation. Which line of it could you write yourself first?"
 ENDINGS = {
     "flood": "it hands back more numbers than the exercise can need",
     "gone": "the process that ran it was ended from inside",
@@ -163,8 +166,7 @@ class Grader:
         if outcome.reference_used or seen and seen[-1].reference_used:
             return self.verdict(exercise, "failed", self.reference_text(exercise.name), diagnosis="uses-the-reference")
         if seen and seen[-1].missing:
-            where = f" in {seen[-1].where}" if seen[-1].where else ""
-            return self.verdict(exercise, "missing", f"{NOT_WRITTEN}: it raises NotImplementedError{where}")
+            return self.verdict(exercise, "missing", not_implemented(seen[-1]))
         if outcome.ending == "timeout":
             return self.verdict(exercise, "timeout", self.too_slow(outcome))
         if outcome.ending == "done" and not outcome.found:
@@ -224,14 +226,13 @@ class Grader:
 
     def reference_text(self, name: str) -> str:
         """What is said where the reference is used."""
-        text = "this calls or reads rlhf_core's own implementation. Which line of it could you write yourself first?"
         defined = self.submission.definitions(name)
         own = [s for s in defined if not s.is_import and not s.is_stub]
         if own and defined[-1].is_import:
             return (
                 f"{defined[-1].cell} imports {name} over the one that you have written. Which of the two do you want?"
             )
-        return text
+        return USES_REFERENCE
 
     def too_slow(self, outcome: Outcome) -> str:
         """In words, where the time went."""
@@ -275,6 +276,11 @@ def fits(case: Case, seen: Observation) -> bool:
     )
 
 
+def not_implemented(seen: Observation) -> str:
+    """What is said of a function that raises NotImplementedError."""
+    return f"{NOT_WRITTEN}: it raises NotImplementedError" + (f" in {seen.where}" if seen.where else "")
+
+
 def how_it_ended(outcome: Outcome) -> str:
     """In words, how the process that ran the code came to its end."""
     if outcome.ending == "done":
@@ -284,14 +290,27 @@ def how_it_ended(outcome: Outcome) -> str:
 
 def grade_function(exercise: Exercise, function: Callable, seed: int = SEED) -> Verdict:
     """Grade a function of this very process, as `check` does."""
-    grader = Grader.__new__(Grader)
-    grader.seed = seed
+    grader = Grader(exercise.home, Submission([]), seed=seed)
     if getattr(function, "__code__", None) is exercise.reference.__code__:
-        text = "this is rlhf_core's own implementation. Which line of it could you write yourself first?"
-        return grader.verdict(exercise, "failed", text, diagnosis="uses-the-reference")
-    cases = cases_of(exercise, seed)
-    seen = watch(exercise, function, cases, order_of(cases))
-    if seen[-1].missing:
+        return grader.verdict(exercise, "failed", USES_REFERENCE, diagnosis="uses-the-reference")
+    if is_empty(function):
         return grader.verdict(exercise, "missing", NOT_WRITTEN)
+    cases = list(expected_of(exercise, seed)[0])  # the reference answers before it is hidden
+    called = (lambda *args: function(*args)) if isinstance(function, type) else function
+    with hidden(exercise.reference):
+        seen = watch(exercise, called, cases, order_of(cases))
+    if seen[-1].reference_used or Hidden.touched:
+        return grader.verdict(exercise, "failed", USES_REFERENCE, diagnosis="uses-the-reference")
+    if seen[-1].missing:
+        return grader.verdict(exercise, "missing", not_implemented(seen[-1]))
     finding = judge(exercise, seed, seen)
     return grader.verdict(exercise, "passed", "") if finding is None else grader.from_finding(exercise, finding)
+
+
+def is_empty(function: Callable) -> bool:
+    """Whether a function does nothing but to return None: a stub with `pass` or with a docstring only."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    steps = [(i.opname, i.argval) for i in dis.get_instructions(code) if i.opname not in ("RESUME", "NOP")]
+    return steps in ([("LOAD_CONST", None), ("RETURN_VALUE", None)], [("RETURN_CONST", None)])

@@ -6,10 +6,12 @@ This makes the shortest ways impossible and says so; it shuts nobody in. For tha
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
 import random
 import sys
 import types
+from collections.abc import Callable, Iterator
 from operator import is_
 
 import safetensors.torch
@@ -42,6 +44,23 @@ def refused():
     raise ReferenceUsed
 
 
+def refuse(*args, **kwargs):
+    """Its code takes the place of the reference's; the names here are no globals of that function."""
+    __import__("sys").modules["autograder.guard"].refused()
+
+
+@contextlib.contextmanager
+def hidden(reference: Callable) -> Iterator[None]:
+    """Refuse calls of a reference for a while, in the process that judges."""
+    before = reference.__code__, reference.__defaults__, reference.__kwdefaults__
+    Hidden.touched = False
+    try:
+        reference.__code__, reference.__defaults__, reference.__kwdefaults__ = refuse.__code__, None, None
+        yield
+    finally:
+        reference.__code__, reference.__defaults__, reference.__kwdefaults__ = before
+
+
 def hide_reference(module: str, name: str) -> None:
     """Make the reference of an exercise unusable in this process: calling it, or reading its file, is noticed.
 
@@ -53,11 +72,6 @@ def hide_reference(module: str, name: str) -> None:
     sys.addaudithook(notice)
     if home is None:
         return
-
-    def refuse(*args, **kwargs):
-        # these are no globals of the function whose code this becomes
-        __import__("sys").modules["autograder.guard"].refused()
-
     function = getattr(home, name)
     # whoever looks for its source is led to the file, and is noticed there
     place = {"co_filename": home.__file__, "co_firstlineno": function.__code__.co_firstlineno, "co_name": name}

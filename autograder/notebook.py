@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import difflib
+import functools
 import os
 import random
 import signal
@@ -13,8 +14,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from autograder.exercise import Exercise, find
+from autograder.exercise import LESSONS, Exercise, bank, find
 from autograder.grade import Verdict, grade_function
+from autograder.observe import Stop, reset
 from autograder.report import as_html, example_lines, headline
 
 SECONDS = 20
@@ -26,6 +28,14 @@ class CheckFailed(AssertionError):
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the reason alone."""
+        return [str(self)]
+
+
+class CheckError(ValueError):
+    """`check` was not given what it checks."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the sentence alone."""
         return [str(self)]
 
 
@@ -53,15 +63,9 @@ def check(function: Callable, name: str | None = None) -> Result:
         name: the exercise, where the function goes by another name.
 
     Raises:
-        ValueError: there is no exercise of that name.
+        CheckError: there is no exercise of that name, or this is no function; a ValueError.
     """
-    exercise = exercise_of(function, name)
-    try:
-        with as_it_was(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), alarm():
-            verdict = grade_function(exercise, function)
-    except TooLong:
-        text = f"stopped after {SECONDS} seconds: is there a loop that never ends?"
-        verdict = Verdict(exercise.name, "timeout", 0.0, exercise.points, None, text)
+    verdict = quietly_graded(exercise_of(function, name), function)
     show(verdict)
     result = Result(verdict)
     if not result and os.environ.get(RAISE):
@@ -69,17 +73,45 @@ def check(function: Callable, name: str | None = None) -> Result:
     return result
 
 
+def quietly_graded(exercise: Exercise, function: Callable) -> Verdict:
+    """The verdict on a function of this process; what it prints is dropped, and global state is put back."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        try:
+            with as_it_was(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), alarm():
+                return grade_function(exercise, function)
+        except Stop:
+            text = f"stopped after {SECONDS} seconds: is there a loop that never ends?"
+            return Verdict(exercise.name, "timeout", 0.0, exercise.points, None, text)
+
+
 def exercise_of(function: Callable, name: str | None) -> Exercise:
-    """The exercise that a function is meant for."""
-    inner = getattr(function, "func", function)  # a partial has the name of what it wraps
-    wanted = name or getattr(inner, "__name__", type(function).__name__)
+    """The exercise that a function is meant for.
+
+    Raises:
+        CheckError: there is none.
+    """
+    if isinstance(function, str):
+        raise CheckError(f"check wants the function itself, without quotes: check({function})")
+    if not callable(function):
+        kind = type(function).__name__
+        raise CheckError(
+            f"check wants a function, and got {kind}: check(gae) checks the function, check(gae(…)) its result"
+        )
+    wanted = name if name is not None else name_of(function)
     found = find(wanted)
     if found is None:
-        raise ValueError(
-            f"there is no exercise named {wanted!r}; if your function goes by another name, say which it is: "
-            'check(my_function, "gae")'
-        )
+        near = difflib.get_close_matches(str(wanted), [e.name for lesson in LESSONS for e in bank(lesson).EXERCISES], 1)
+        guess = f"did you mean {near[0]}?" if near else "say which one it is:"
+        raise CheckError(f'there is no exercise named {wanted!r}; {guess} check(my_function, "{(near or ["gae"])[0]}")')
     return found[1]
+
+
+def name_of(function: Callable) -> str:
+    """The name that a function was defined with; a partial has that of what it wraps."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", None) or getattr(function, "name", None)  # TorchScript has the latter
+    return name if isinstance(name, str) else type(function).__name__
 
 
 def show(verdict: Verdict) -> None:
@@ -95,42 +127,47 @@ def show(verdict: Verdict) -> None:
 
 @contextlib.contextmanager
 def as_it_was() -> Iterator[None]:
-    """Leave the notebook's global state as it is: seeds, default dtype, grad mode, threads."""
+    """Leave the notebook's global state as it is: seeds, default dtype and device, grad mode, threads."""
     numpy = sys.modules.get("numpy")
     torch_state, python_state = torch.get_rng_state(), random.getstate()
     numpy_state = numpy.random.get_state() if numpy else None
-    dtype, grad, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
-    torch.set_num_threads(1)  # small tensors are faster that way
+    dtype, device, grad = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    autocast = torch.is_autocast_enabled("cpu")
     try:
-        yield
+        with torch.inference_mode(False):
+            torch.set_num_threads(1)  # small tensors are faster that way
+            reset()
+            yield
     finally:
+        torch.set_default_dtype(dtype)
+        if device.type != "cpu":
+            torch.set_default_device(device)
+        torch.set_grad_enabled(grad)
+        torch.set_num_threads(threads)
+        if deterministic:
+            torch.use_deterministic_algorithms(True)
+        torch.set_autocast_enabled("cpu", autocast)
         torch.set_rng_state(torch_state)
         random.setstate(python_state)
         if numpy:
             numpy.random.set_state(numpy_state)
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        torch.set_num_threads(threads)
-
-
-class TooLong(BaseException):
-    """The time is up. No Exception, so that learners' code does not swallow it."""
 
 
 @contextlib.contextmanager
 def alarm() -> Iterator[None]:
-    """Stop after `SECONDS`, where the system has an alarm and this is the main thread."""
-    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+    """Stop after `SECONDS`, where the system has an alarm and this is the main thread; and again, if that is swallowed."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ring(*_):
-        raise TooLong
+        raise Stop
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -83,6 +83,11 @@ def kl_another_error(logprobs, ref_logprobs, kind):
     return kl_estimate(logprobs, ref_logprobs, kind)
 
 
+def kl_asserts(logprobs, ref_logprobs, kind):
+    assert kind in ("k1", "k2", "k3", "abs")
+    return kl_estimate(logprobs, ref_logprobs, kind)
+
+
 def kl_returns_none(logprobs, ref_logprobs, kind):
     return kl_estimate(logprobs, ref_logprobs, kind) if kind in ("k1", "k2", "k3", "abs") else None
 
@@ -163,7 +168,7 @@ KL = Exercise(
     mistakes=(
         Mistake("k3-reversed", kl_with(k3=lambda d: torch.expm1(d) - d), "The ratio in k3 is the wrong way round: this is exp(d) − 1 − d.",
                 "Samples come from π: which of the two policies stands in the numerator of the ratio that makes k3 unbiased?"),
-        Mistake("reference-minus-policy", kl_reversed, "The difference is taken the wrong way round.",
+        *forms("reference-minus-policy", (kl_reversed, kl_with(k1=lambda d: -d)), "The difference is taken the wrong way round.",
                 "Where π gives its own sample more probability than the reference does, which sign should k1 have?"),
         Mistake("k2-without-half", kl_with(k2=lambda d: d**2), "k2 lacks its factor ½.", "What is the second-order term of exp(−d) − 1 + d?"),
         *forms("k1-clamped", (kl_with(k1=lambda d: d.clamp(min=0)), kl_with(k1=lambda d: d.abs())), "Negative values of k1 are cut off.",
@@ -184,14 +189,14 @@ KL = Exercise(
         *forms("gradient-bent", (kl_with(k2=lambda d: d * d.detach() / 2), kl_with(k3=lambda d: torch.expm1(-d).detach() + d),
                                  kl_with(k3=lambda d: (torch.expm1(-d) + d).detach() + d - d.detach())),
                "The value is right, but a detach inside changes the gradient.", "Which parts of the formula depend on the policy?"),
-        Mistake("another-error", kl_another_error, "An unknown kind raises, but not a ValueError.", "Which exception says that an argument has a value that makes no sense?"),
+        *forms("another-error", (kl_another_error, kl_asserts), "An unknown kind raises, but not a ValueError.", "Which exception says that an argument has a value that makes no sense?"),
         Mistake("probabilities-not-logs", kl_of_probabilities, "Probabilities are compared in place of their logarithms.", "What is d the difference of?"),
         Mistake("weighted-again", kl_weighted, "Each token is weighted with its probability, although it was sampled already.",
                 "How often does a likely token turn up in a sample?"),
         Mistake("bits-not-nats", kl_bits, "The estimate is in bits.", "Which logarithm does the course use?"),
         Mistake("overwrites-its-input", kl_overwrites, "The result is right, but the caller's log-probabilities are overwritten.", "Who needs them after this?"),
-        Mistake("abs-is-signed", kl_with(abs=lambda d: d), "The absolute value is missing.", "Can |d| be negative?"),
-        Mistake("last-kind-wins", kl_last_wins, "Whatever the kind, the last branch wins.", "After the first matching `if`, does your function return?"),
+        *forms("abs-is-signed", (kl_with(abs=lambda d: d), kl_with(abs=lambda d: d**2)), "This is not the absolute value.", "What is |d| for d = −2?"),
+        *forms("last-kind-wins", (kl_last_wins, kl_with(k1=lambda d: torch.expm1(-d) + d, abs=lambda d: torch.expm1(-d) + d)), "Whatever the kind, the last branch wins.", "After the first matching `if`, does your function return?"),
         *forms("unknown-kind-accepted", (kl_no_error, kl_returns_none), "An unknown kind is accepted in silence.", "How would somebody find out about a typing error in a configuration?"),
         Mistake("reference-trained", kl_ratio_gradient, "A gradient flows into the reference.", "Which of the two policies stays as it is?"),
         *forms("no-gradient", (kl_detached, kl_with(k1=lambda d: d.detach())), "No gradient comes through.", "What is a KL penalty in a loss good for without a gradient?"),

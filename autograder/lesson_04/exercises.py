@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from autograder.draws import Draw, token_masks
-from autograder.exercise import Case, Exercise, Mistake
+from autograder.exercise import Case, Exercise, Mistake, forms
 from rlhf_core.policy import masked_mean
 from rlhf_core.ppo import approx_kl, clip_fraction, clipped_policy_loss, clipped_value_loss, ppo_loss
 
@@ -58,6 +58,7 @@ def policy_cases(seed: int) -> list[Case]:
         Case(
             (old + leap, old, -size, full, clip), "tokens a hundred times as likely as before, and negative advantages"
         ),
+        Case((old + above, old, size * torch.tensor([1.0, 0, 0, 1]), full, clip), "advantages of 0 among others"),
         Case((*policy_numbers(d, full, 0.8), full, 0.8), "a clip range of 0.8"),
         Case((*policy_numbers(d, full[:1, :1], 0.05), full[:1, :1], 0.05), "a single token and a clip range of 0.05"),
     ]
@@ -120,6 +121,61 @@ def mean_of_first_columns(x, mask):
 
 def sum_per_row(x, mask):
     return torch.where(mask, x, 0.0).sum() / len(mask)
+
+
+def mean_of_column_means(x, mask):
+    return masked_mean(x, mask, dim=0).mean()
+
+
+def mean_of_nonzero(x, mask):
+    kept = torch.where(mask, x, 0.0)
+    return kept.sum() / (kept != 0).sum().clamp(min=1)
+
+
+def mean_with_epsilon(x, mask):
+    return torch.where(mask, x, 0.0).sum() / (mask.sum() + 1e-2)
+
+
+def not_reduced(x, mask):
+    return torch.where(mask, x, 0.0)
+
+
+def mean_sequence_ratio(logprobs, old_logprobs, mask):
+    mean = masked_mean(logprobs - old_logprobs, mask, dim=1)[:, None]
+    return torch.exp(mean.clamp(-80, 80)).expand_as(logprobs)
+
+
+def limited_ratio(logprobs, old_logprobs, mask):
+    return torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0).clamp(-0.5, 0.5))
+
+
+def squared_ratio(logprobs, old_logprobs, mask):
+    return ratio_of(logprobs, old_logprobs, mask) ** 2
+
+
+def difference_of_probabilities(logprobs, old_logprobs, mask):
+    return torch.where(mask, logprobs.exp() - old_logprobs.exp(), 1.0)
+
+
+def centred(a, m):
+    a = torch.where(m, a.detach(), 0.0)
+    return a - masked_mean(a, m)
+
+
+def policy_score_gradient(logprobs, old_logprobs, advantages, mask, clip_range):
+    value = clipped_policy_loss(logprobs, old_logprobs, advantages, mask, clip_range).detach()
+    free = masked_mean(-logprobs * advantages.detach(), mask)
+    return value + free - free.detach()
+
+
+def policy_number(logprobs, old_logprobs, advantages, mask, clip_range):
+    return clipped_policy_loss(logprobs, old_logprobs, advantages, mask, clip_range).item()
+
+
+def policy_old_overwritten(logprobs, old_logprobs, advantages, mask, clip_range):
+    loss = clipped_policy_loss(logprobs, old_logprobs, advantages, mask, clip_range)
+    old_logprobs.copy_(logprobs.detach())
+    return loss
 
 
 def clipped_log(logprobs, old_logprobs, mask):
@@ -285,23 +341,34 @@ POLICY = Exercise(
         Mistake("clipped-below-only", surrogate(bounds=lambda e: (1 - e, None)), "The ratio is clipped below only.", "What happens to a token with a positive advantage that has become very likely?"),
         Mistake("inverse-bound", surrogate(bounds=lambda e: (1 / (1 + e), 1 + e)), "The lower bound is 1/(1 + ε).", "Is the range around 1 symmetric in the ratio or in its logarithm?"),
         Mistake("clip-range-around-zero", surrogate(bounds=lambda e: (-e, e)), "The ratio is clipped to ±ε.", "Around which number does the ratio move?"),
-        Mistake("epsilon-fixed", surrogate(bounds=lambda e: (0.8, 1.2)), "The clip range is always 0.2.", "What is the last argument for?"),
+        *forms("epsilon-fixed", (surrogate(bounds=lambda e: (0.8, 1.2)), surrogate(bounds=lambda e: (1 - 2 * e, 1 + 2 * e))), "The range is not the one that was asked for.", "How far from 1 may the ratio move?"),
         Mistake("wrong-sign", surrogate(sign=1.0), "The sign is wrong: minimising this makes good tokens less likely.", "The objective is maximised. What is minimised?"),
         Mistake("mask-unused", policy_unmasked, "The mask has no influence.", "Whose probability is it that stands in a padded column?"),
         Mistake("multiplied-by-mask", policy_multiplied_by_mask, "Garbage is multiplied by 0, which is not a number when the garbage is NaN or infinite.", "What is 0 times infinity?"),
         Mistake("garbage-gradient", policy_garbage_gradient, "The value is masked at the end, but the gradient passes through the garbage first.", "What is 0 times NaN, on the way back?"),
         Mistake("averaged-over-padding", surrogate(mean=mean_over_everything), "The sum over tokens is divided by the number of all positions.", "How many tokens does the mean run over?"),
-        Mistake("mean-of-row-means", surrogate(mean=mean_of_row_means), "Each response is averaged by itself first, so that tokens of short responses weigh more.", "Should a token of a short response count more than one of a long response?"),
+        *forms("mean-of-row-means", (surrogate(mean=mean_of_row_means), surrogate(mean=mean_of_column_means)), "Rows or columns are averaged by themselves first, so that tokens weigh differently.", "Should a token of a short response count more than one of a long response?"),
         Mistake("summed", surrogate(mean=sum_over_tokens), "The tokens are summed.", "Should a batch with more tokens have a larger loss?"),
         Mistake("mask-from-lengths", surrogate(mean=mean_of_first_columns), "Only the length of each response is used, as if all of them began at column 0.", "Does every response begin in the first column?"),
         Mistake("summed-per-row", surrogate(mean=sum_per_row), "The tokens of a response are summed, and then averaged over responses.", "What does the mean run over: tokens, or responses?"),
-        Mistake("sequence-ratio", surrogate(ratio=sequence_ratio), "One ratio for the whole response is used at each of its tokens.", "Is PPO's action a token or a response?"),
-        Mistake("advantages-whitened", surrogate(adv=whitened), "The advantages are whitened once more.", "Who has taken care of the advantages already?"),
+        *forms("sequence-ratio", (surrogate(ratio=sequence_ratio), surrogate(ratio=mean_sequence_ratio)), "One ratio for the whole response is used at each of its tokens.", "Is PPO's action a token or a response?"),
+        *forms("advantages-whitened", (surrogate(adv=whitened), surrogate(adv=centred)), "The advantages are whitened once more.", "Who has taken care of the advantages already?"),
         Mistake("dual-clip", surrogate(dual_clip), "For negative advantages there is a second clip, as in some libraries.", "Does the formula of this exercise bound the loss for A < 0?"),
+        Mistake("counts-nonzero-terms", surrogate(mean=mean_of_nonzero), "Tokens whose advantage is 0 are not counted in the mean.", "How many tokens does the mean run over?"),
+        Mistake("epsilon-in-the-count", surrogate(mean=mean_with_epsilon), "A small number added to the count bends the mean.", "Can the count be 0 here?"),
+        Mistake("log-ratio-limited", surrogate(ratio=limited_ratio), "The log-ratio is limited before the exponential, to less than the ratios that occur.", "Which ratios does your limit change?"),
+        Mistake("ratio-squared", surrogate(ratio=squared_ratio), "The ratio is squared.", "What is π/π_old when the log-probs differ by log 2?"),
+        Mistake("difference-for-ratio", surrogate(ratio=difference_of_probabilities), "Probabilities are subtracted, not divided.", "What is the ratio of a policy that has not moved: 0 or 1?"),
+        Mistake("halved", surrogate(sign=-0.5), "There is a factor ½ too many.", "What is the objective of a policy that has not moved: the mean advantage, or half of it?"),
+        Mistake("penalty-added", surrogate(lambda r, c, a, e: torch.minimum(r * a, c * a) - 0.1 * (r - 1 - r.log())), "A KL penalty is added.", "Which terms does the formula have?"),
+        Mistake("negative-advantages-dropped", surrogate(lambda r, c, a, e: torch.minimum(r * a, c * a) * (a > 0)), "Tokens that did worse than expected are left out.", "What should happen to a token that did worse than expected?"),
+        Mistake("not-reduced", surrogate(mean=not_reduced), "A loss for each token comes back instead of one number.", "What does backward() need?"),
+        Mistake("a-plain-number", policy_number, "A plain number comes back.", "On what will backward() be called?"),
+        Mistake("old-logprobs-overwritten", policy_old_overwritten, "It writes into the old log-probs that it was given.", "Who reads the old log-probs in the next minibatch?"),
         Mistake("no-gradient", policy_detached, "No gradient reaches the policy.", "Which tensor must still know where it came from?"),
         Mistake("old-logprobs-trained", policy_graph_in_data, "A gradient flows into the old log-probs.", "Which of the two policies is trained?"),
         Mistake("advantages-trained", surrogate(adv=lambda a, m: a), "A gradient flows into the advantages.", "Should the critic be trained by making advantages larger?"),
-        Mistake("gradient-unclipped", policy_straight_through, "The value is clipped, but the gradient is that of the unclipped objective.", "What is the clip for: the number that is logged, or the step that is taken?"),
+        *forms("gradient-unclipped", (policy_straight_through, policy_score_gradient), "The value is clipped, but the gradient is that of the unclipped objective.", "What is the clip for: the number that is logged, or the step that is taken?"),
         Mistake("advantages-overwritten", policy_in_place, "It writes into the advantages that it was given.", "Who else reads the advantages after this minibatch?"),
         Mistake("mask-overwritten", policy_mask_overwritten, "It writes into the mask that it was given.", "Who else reads the mask after this minibatch?"),
         Mistake("remembers-clip-range", PolicyRemembersRange, "It remembers the clip range of its first call.", "What should a second call know of the first?"),
@@ -342,6 +409,10 @@ def fraction_cases(seed: int) -> list[Case]:
         Case((*hidden, mask, clip), "large ratios outside of the mask"),
         Case((old.clone(), old, size, full, clip), "a policy that has not moved yet"),
         Case((old + above * still, old, torch.zeros(2, 5), full, clip), "advantages of 0"),
+        Case(
+            (old + above * still, old, still * torch.tensor([0.0, 1, 1e-3, 1e-3, 0]), full, clip),
+            "advantages of 0 and tiny ones among others",
+        ),
         Case((old + near, old, d.away_from_zero(2, 5), full, 0.1), "ratios close to the bounds"),
         Case((old + math.log1p(0.1) * d.uniform(1.015, 1.045, 2, 5), old, size, full, 0.1), "ratios just above 1 + ε"),
         Case((old + short, old, -size, full, 0.1), "ratios just above 1 − ε and negative advantages"),
@@ -443,6 +514,20 @@ def fraction_tensor_of_rows(logprobs, old_logprobs, advantages, mask, clip_range
     return masked_mean(binding(r, a, clip_range).float(), mask, dim=1)
 
 
+def fraction_of(denominator):
+    def share(logprobs, old_logprobs, advantages, mask, clip_range):
+        r, a = ratio_of(logprobs, old_logprobs, mask), masked_advantages(advantages, mask)
+        count = (denominator(r, a, clip_range) & mask).sum()
+        return ((binding(r, a, clip_range) & mask).sum() / count.clamp(min=1)).item()
+
+    return share
+
+
+def fraction_one_more(logprobs, old_logprobs, advantages, mask, clip_range):
+    count = mask.sum().item()
+    return clip_fraction(logprobs, old_logprobs, advantages, mask, clip_range) * count / (count + 1)
+
+
 FRACTION = Exercise(
     clip_fraction,
     points=3,
@@ -478,7 +563,15 @@ FRACTION = Exercise(
         Mistake("probabilities-underflow", fraction_of_probabilities, "Both probabilities are formed before they are divided, and underflow to 0 for unlikely tokens.", "What is 0 divided by 0, and can you divide before you take the exponential?"),
         Mistake("running-share", RunningFraction, "It is the share of all tokens since the first call.", "What should a second call know of the first?"),
         Mistake("share-of-each-row", fraction_tensor_of_rows, "There is one number for each response.", "How many numbers are asked for?"),
-        Mistake("epsilon-fixed", fraction(lambda r, a, e: binding(r, a, 0.2)), "The clip range is always 0.2.", "What is the last argument for?"),
+        *forms("epsilon-fixed", (fraction(lambda r, a, e: binding(r, a, 0.2)), fraction(lambda r, a, e: binding(r, a, e / 2))), "The range is not the one that was asked for.", "How far from 1 may the ratio move?"),
+        *forms("of-fewer-tokens", (fraction_of(lambda r, a, e: a != 0), fraction_of(lambda r, a, e: (r - 1).abs() > e)),
+               "The share is taken of some of the tokens only.", "A share of what?"),
+        Mistake("sequence-ratio", fraction(binding, ratio=sequence_ratio), "One ratio for the whole response is used at each of its tokens.", "Is PPO's action a token or a response?"),
+        Mistake("upper-side-any-sign", fraction(lambda r, a, e: r > 1 + e), "Only ratios above the range are counted, whatever the sign of the advantage.", "What does the clip do where A is negative?"),
+        Mistake("advantage-sign-lost", fraction(lambda r, a, e: binding(r, a.abs(), e)), "Every advantage is treated as positive.", "What does the clip do where A is negative?"),
+        Mistake("row-decides-the-sign", fraction(lambda r, a, e: binding(r, a.sum(1, keepdim=True), e)), "The advantages of a row are added up before their sign is read.", "Whose advantage decides whether a token is clipped?"),
+        Mistake("tiny-advantages-ignored", fraction(lambda r, a, e: binding(r, a.masked_fill(a.abs() < 1e-2, 0), e)), "Small advantages are treated as 0.", "Is there a gradient to cut, if A is 0.001?"),
+        Mistake("one-token-too-many", fraction_one_more, "The number of tokens is one too large.", "By how many should the count be divided?"),
         Mistake("in-place", fraction_in_place, "It writes into the log-probs that it was given.", "What will be trained with these log-probs next?"),
     ),
 )  # fmt: skip
@@ -591,6 +684,36 @@ def kl_with_numpy(logprobs, old_logprobs, mask):
     return numpy.mean(numpy.expm1(d) - d)
 
 
+def kl_sequence(logprobs, old_logprobs, mask):
+    d = torch.where(mask, logprobs - old_logprobs, 0.0).sum(dim=1)
+    return (d.expm1() - d).mean().item()
+
+
+def largest(x, mask):
+    return x[mask].max()
+
+
+def middle(x, mask):
+    return x[mask].median()
+
+
+def first_row(x, mask):
+    return masked_mean(x[:1], mask[:1])
+
+
+def one_less(x, mask):
+    return torch.where(mask, x, 0.0).sum() / (mask.sum() - 1).clamp(min=1)
+
+
+def kl_weighted(logprobs, old_logprobs, mask):
+    d = torch.where(mask, logprobs - old_logprobs, 0.0)
+    return masked_mean(torch.where(mask, logprobs, 0.0).exp() * (d.expm1() - d), mask).item()
+
+
+def k3(d):
+    return d.expm1() - d
+
+
 APPROX_KL = Exercise(
     approx_kl,
     points=2,
@@ -601,12 +724,12 @@ APPROX_KL = Exercise(
         Mistake("reversed", mean_kl(lambda d: torch.expm1(-d) + d), "The roles of the two policies are exchanged.", "From which policy were the tokens sampled?"),
         Mistake("k1", mean_kl(lambda d: -d), "This is k1, the plain mean of the log-ratio, which can be negative.", "Can a KL be negative, and which term keeps the estimate from it?"),
         Mistake("k1-wrong-sign", mean_kl(lambda d: d), "This is the mean log-ratio.", "Can a KL be negative?"),
-        Mistake("k2", mean_kl(lambda d: d**2 / 2), "This is k2, half the squared log-ratio.", "For which d do ½d² and e^d − 1 − d differ?"),
+        *forms("k2", (mean_kl(lambda d: d**2 / 2), mean_kl(lambda d: d**2 / 2 + d**3 / 6)), "This is k2, half the squared log-ratio.", "For which d do ½d² and e^d − 1 − d differ?"),
         Mistake("squared", mean_kl(lambda d: d**2), "This is the mean squared log-ratio.", "Near d = 0, how does e^d − 1 − d behave: like d², or like a part of it?"),
         Mistake("negated", mean_kl(lambda d: d - d.expm1()), "The sign is wrong.", "Can a KL be negative?"),
         Mistake("log-added", mean_kl(lambda d: d.expm1() + d), "The log-ratio is added.", "Which sign of the log-ratio makes every token's term at least 0?"),
         Mistake("one-not-subtracted", mean_kl(lambda d: d.exp() - d), "1 is not subtracted.", "What is the KL of a policy that has not moved?"),
-        Mistake("weighted-by-ratio", mean_kl(lambda d: d.exp() * d), "The log-ratio is weighted by the ratio, which turns the direction of the KL around.", "From which policy do the tokens come, and which KL does that give without weights?"),
+        *forms("weighted-by-ratio", (mean_kl(lambda d: d.exp() * d), mean_kl(lambda d: d.exp() * d - d.expm1())), "The log-ratio is weighted by the ratio, which turns the direction of the KL around.", "From which policy do the tokens come, and which KL does that give without weights?"),
         Mistake("estimate-of-the-mean", lambda lp, o, m: (lambda d: (d.expm1() - d).item())(masked_mean(torch.where(m, lp - o, 0.0), m)), "The estimate is formed of the mean log-ratio.", "Is the mean of a curved function the function of the mean?"),
         Mistake("torch-kl-div", kl_by_torch, "kl_div weights by the target's probabilities: it wants whole distributions, and gets the sampled tokens alone.", "The tokens were sampled already. What happens if they are weighted by their probability once more?"),
         Mistake("absolute", mean_kl(lambda d: d.abs()), "This is the mean absolute log-ratio.", "For a tiny d, should the estimate shrink like d or like d²?"),
@@ -619,6 +742,17 @@ APPROX_KL = Exercise(
         Mistake("summed", mean_kl(lambda d: d.expm1() - d, sum_over_tokens), "The tokens are summed.", "In which unit is the result: nats, or nats per token?"),
         Mistake("summed-per-row", mean_kl(lambda d: d.expm1() - d, sum_per_row), "It is summed over each response.", "In which unit is the result: nats per response, or nats per token?"),
         Mistake("mask-from-lengths", mean_kl(lambda d: d.expm1() - d, mean_of_first_columns), "Only the length of each response is used, as if all of them began at column 0.", "Does every response begin in the first column?"),
+        Mistake("sum-before-the-estimate", kl_sequence, "The log-ratios of a response are added up before the estimate is formed.", "Is the estimate of a sum the sum of the estimates?"),
+        *forms("bounded", (mean_kl(lambda d: k3(d.clamp(-1, 1))), mean_kl(lambda d: k3(d).clamp(max=0.5)), mean_kl(lambda d: k3(d.clamp(max=1)))),
+               "Large log-ratios, or large terms, are cut off.", "Is an estimate that is cut off still unbiased?"),
+        Mistake("halved", mean_kl(lambda d: k3(d) / 2), "There is a factor ½ too many.", "Near d = 0, what is the second-order term of e^d − 1 − d?"),
+        Mistake("symmetric", mean_kl(lambda d: (k3(d) + k3(-d)) / 2), "Both directions are averaged.", "From which policy were the tokens sampled?"),
+        Mistake("of-absolute-values", mean_kl(lambda d: k3(d.abs())), "The sign of the log-ratio is lost.", "Is e^d − 1 − d the same for d and −d?"),
+        *forms("another-logarithm", (mean_kl(lambda d: k3(d) / math.log(2)), mean_kl(lambda d: d.expm1() - d / math.log(10))), "The logarithm is not the natural one.", "Which logarithm does the course use?"),
+        *forms("not-the-mean", (mean_kl(k3, largest), mean_kl(k3, middle), mean_kl(k3, first_row)), "The tokens are not averaged.", "Over what does the mean run?"),
+        Mistake("one-token-too-few", mean_kl(k3, one_less), "The sum is divided by n − 1.", "Is this a mean or a variance?"),
+        Mistake("root", lambda lp, o, m: approx_kl(lp, o, m) ** 0.5, "The square root is taken.", "In which unit is the result asked for?"),
+        Mistake("weighted-by-probability", kl_weighted, "Each token is weighted with its probability, although it was sampled already.", "How often does a likely token turn up in a sample?"),
         Mistake("kl-of-each-row", kl_of_each_row, "There is one number for each response.", "How many numbers are asked for?"),
         Mistake("smoothed", KlSmoothed, "It mixes the result with those of earlier calls.", "What should a second call know of the first?"),
         Mistake("logprobs-overwritten", kl_overwrites_logprobs, "It writes into the log-probs that it was given.", "What will be trained with these log-probs next?"),
@@ -763,6 +897,32 @@ def critic_filling(values, old_values, returns, mask, clip_range):
     return 0.5 * stacked.amax(0).sum() / mask.sum()
 
 
+def critic_number(values, old_values, returns, mask, clip_range):
+    return clipped_value_loss(values, old_values, returns, mask, clip_range).item()
+
+
+def critic_returns_overwritten(values, old_values, returns, mask, clip_range):
+    loss = clipped_value_loss(values, old_values, returns, mask, clip_range)
+    returns[~mask] = 0.0
+    return loss
+
+
+def critic_values_overwritten(values, old_values, returns, mask, clip_range):
+    loss = clipped_value_loss(values, old_values, returns, mask, clip_range)
+    with torch.no_grad():
+        values[~mask] = 0.0
+    return loss
+
+
+def critic_returns_centred(values, old_values, returns, mask, clip_range):
+    centre = masked_mean(returns.detach(), mask)
+    return clipped_value_loss(values, old_values, returns - centre, mask, clip_range)
+
+
+def critic_old_twice(values, old_values, returns, mask, clip_range):
+    return clipped_value_loss(values, old_values, returns + old_values, mask, clip_range)
+
+
 VALUE = Exercise(
     clipped_value_loss,
     points=4,
@@ -786,12 +946,12 @@ VALUE = Exercise(
         Mistake("max-before-square", critic(lambda f, n, r: torch.maximum(f - r, n - r) ** 2), "The larger difference is squared, not the larger square taken.", "Which is larger: −3 or 1? And which has the larger square?"),
         Mistake("largest-of-the-means", critic_max_of_means, "The maximum is taken of the two means, and not token by token.", "When does each token decide for itself?"),
         Mistake("returns-unused", critic(lambda f, n, r: torch.maximum(f**2, n**2)), "The values are compared with 0, and the returns are not used.", "What is the critic supposed to predict?"),
-        Mistake("advantage-as-target", critic_of_advantages, "The target is the advantage, the return minus the old value.", "What do you add to an advantage to get the return?"),
+        *forms("advantage-as-target", (critic_of_advantages, critic_old_twice), "The target is the advantage, the return minus the old value.", "What do you add to an advantage to get the return?"),
         Mistake("change-reversed", critic(clamp=lambda v, c, e: c + (c - v).clamp(-e, e)), "The change is taken the wrong way round before it is clipped.", "The value rose by less than ε. Where must the clipped value be?"),
         Mistake("always-on-the-bound", critic(clamp=lambda v, c, e: c + e * (v - c).sign()), "The value is moved by the whole ε, even where it moved by less.", "What does a clip do to a number that is in its range?"),
         Mistake("range-around-one", critic(clamp=lambda v, c, e: c + (v - c).clamp(1 - e, 1 + e)), "The change is clipped to 1 ± ε, as the policy's ratio is.", "What is the change of a critic that has not moved: 0 or 1?"),
         Mistake("outside-dropped", critic(lambda f, n, r: torch.where(f == n, (f - r) ** 2, 0.0 * f)), "Values that moved further than ε are dropped.", "What pulls back a value that has moved the wrong way?"),
-        Mistake("huber", critic(lambda f, n, r: torch.maximum(critic_huber(f, r), critic_huber(n, r))), "Large errors count linearly and not as squares.", "How does the squared error grow when the error doubles?"),
+        *forms("huber", (critic(lambda f, n, r: torch.maximum(critic_huber(f, r), critic_huber(n, r))), critic(lambda f, n, r: (f - r).clamp(-0.3, 0.3) ** 2)), "Large errors count linearly and not as squares.", "How does the squared error grow when the error doubles?"),
         Mistake("root-of-the-mean", critic(mean=critic_root), "The square root of the mean is taken.", "Is the mean squared error asked for, or its root?"),
         Mistake("mask-from-lengths", critic(mean=mean_of_first_columns), "Only the length of each response is used, as if all of them began at column 0.", "Does every response begin in the first column?"),
         Mistake("half-missing", critic(half=1.0), "The factor ½ is missing.", "What is the derivative of x², and which factor makes it x?"),
@@ -802,18 +962,29 @@ VALUE = Exercise(
         Mistake("upper-side-only", critic(clamp=lambda v, c, e: torch.minimum(v, c + e)), "Only rises are clipped.", "What if the value falls?"),
         Mistake("lower-side-only", critic(clamp=lambda v, c, e: torch.maximum(v, c - e)), "Only falls are clipped.", "What if the value rises?"),
         Mistake("old-is-current", critic(centre=lambda v, o, r: v.detach()), "The range lies around the current value, so that the clip does nothing.", "Which value did the critic give at the rollout?", twins=("unclipped-only",)),
-        Mistake("epsilon-fixed", critic(clamp=lambda v, c, e: c + (v - c).clamp(-0.2, 0.2)), "The clip range is always 0.2.", "What is the last argument for?"),
+        *forms("epsilon-fixed", (critic(clamp=lambda v, c, e: c + (v - c).clamp(-0.2, 0.2)), critic(clamp=lambda v, c, e: c + (v - c).clamp(-2 * e, 2 * e))), "The range is not the one that was asked for.", "How far may the value move?"),
         Mistake("mask-unused", critic_unmasked, "The mask has no influence.", "Is there anything to predict at a padded position?"),
         Mistake("multiplied-by-mask", critic_multiplied, "Garbage is multiplied by 0, which is not a number when the garbage is NaN or infinite.", "What is 0 times infinity?"),
         Mistake("garbage-gradient", critic_garbage_gradient, "The value is masked at the end, but the gradient passes through the garbage first.", "What is 0 times NaN, on the way back?"),
         Mistake("averaged-over-padding", critic(mean=mean_over_everything), "The sum is divided by the number of all positions.", "How many tokens does the mean run over?"),
-        Mistake("mean-of-row-means", critic(mean=mean_of_row_means), "Each response is averaged by itself first.", "Should a token of a short response count more?"),
-        Mistake("summed", critic(mean=sum_over_tokens), "The tokens are summed.", "Should a batch with more tokens have a larger loss?"),
+        *forms("mean-of-row-means", (critic(mean=mean_of_row_means), critic(mean=mean_of_column_means)), "Rows or columns are averaged by themselves first.", "Should a token of a short response count more?"),
+        *forms("summed", (critic(mean=sum_over_tokens), critic(mean=sum_per_row)), "The tokens are summed.", "Should a batch with more tokens have a larger loss?"),
         Mistake("wrong-sign", critic(half=-0.5), "The sign is wrong.", "Should the error grow or shrink?"),
+        *forms("part-of-the-gradient", (critic(lambda f, n, r: torch.maximum((f - r) ** 2, ((n - r) ** 2).detach())), critic(lambda f, n, r: torch.maximum(((f - r) ** 2).detach(), (n - r) ** 2)),
+                                        critic(lambda f, n, r: torch.maximum((f - r) ** 2, (f + (n - f).detach() - r) ** 2))),
+               "One of the two errors is detached, or goes around the clip, so that the gradient is not that of the maximum.", "Which of the two errors depends on the values, and where does the clip stop them?"),
+        Mistake("gradient-halved", lambda v, o, r, m, e: clipped_value_loss((v + v.detach()) / 2, o, r, m, e), "Half of the gradient is lost.", "Which tensor must still know where it came from?"),
+        Mistake("old-value-judged", critic(clamp=lambda v, c, e: c), "The old value is compared with the return, where the clipped one should be.", "Which two predictions are compared with the return?"),
+        Mistake("softly-clipped", critic(clamp=lambda v, c, e: c + e * torch.tanh((v - c) / e)), "The change is squashed instead of clipped.", "What does a clip do to a number that is in its range?"),
+        Mistake("clipped-from-the-new-value", critic(clamp=lambda v, c, e: v + (c - v).clamp(-e, e)), "The range lies around the new value.", "From where may the value move by no more than ε?"),
+        Mistake("returns-centred", critic_returns_centred, "The mean return is taken away first.", "In which unit does the critic predict?"),
+        Mistake("epsilon-in-the-count", critic(mean=mean_with_epsilon), "A small number added to the count bends the mean.", "Can the count be 0 here?"),
+        Mistake("not-reduced", critic(mean=not_reduced), "An error for each token comes back instead of one number.", "What does backward() need?"),
+        Mistake("a-plain-number", critic_number, "A plain number comes back.", "On what will backward() be called?"),
         Mistake("no-gradient", critic_no_gradient, "No gradient reaches the critic.", "Which tensor must still know where it came from?"),
         Mistake("data-trained", critic(data=lambda x: x), "A gradient flows into old values and returns.", "Should the target move towards the prediction?"),
         Mistake("gradient-unclipped", critic_gradient_unclipped, "The value is clipped, but the gradient is that of the unclipped error.", "What is the clip for: the number that is logged, or the step that is taken?"),
-        Mistake("old-values-overwritten", critic_in_place, "It writes into the old values that it was given.", "Who reads the old values in the next epoch?"),
+        *forms("old-values-overwritten", (critic_in_place, critic_returns_overwritten, critic_values_overwritten), "It writes into the values or returns that it was given.", "Who reads them in the next epoch?"),
         Mistake("remembers-old-values", CriticRemembers, "It remembers the old values of an earlier call.", "What should a second call know of the first?"),
     ),
 )  # fmt: skip
@@ -913,6 +1084,16 @@ TOTAL = Exercise(
         Mistake("value-coef-on-both", total(lambda p, v, e, vc, ec: p + vc * (v - ec * e)), "The entropy is weighted by both coefficients.", "Which coefficient belongs to which term?"),
         Mistake("cut-at-zero", total(lambda p, v, e, vc, ec: (p + vc * v - ec * e).clamp(min=0)), "A total below 0 is replaced by 0.", "Is a loss below 0 wrong, and what is the gradient where it is cut?"),
         Mistake("policy-absolute", total(lambda p, v, e, vc, ec: p.abs() + vc * v - ec * e), "The sign of the policy loss is lost.", "Can a policy loss be negative, and what does it mean?"),
+        Mistake("no-weights", total(lambda p, v, e, vc, ec: p + v - e), "The terms are not weighted.", "What are the last two arguments for?"),
+        Mistake("policy-weighted-too", total(lambda p, v, e, vc, ec: vc * (p + v) - ec * e), "The policy loss is weighted as well.", "Which two terms have a weight?"),
+        Mistake("weights-add-up-to-one", total(lambda p, v, e, vc, ec: (1 - vc - ec) * p + vc * v - ec * e), "The policy loss gets what is left of the weights.", "What is the weight of the policy loss?"),
+        *forms("weights-squared", (total(lambda p, v, e, vc, ec: p + vc**2 * v - ec * e), total(lambda p, v, e, vc, ec: p + vc * v - ec**2 * e)), "A weight is applied twice.", "How often does each weight appear in the formula?"),
+        Mistake("divided-by-the-weight", total(lambda p, v, e, vc, ec: p + (v / vc if vc else 0.0 * v) - ec * e), "The value loss is divided by its weight.", "Should a larger weight make a term larger or smaller?"),
+        Mistake("terms-multiplied", total(lambda p, v, e, vc, ec: p + vc * v * ec * e), "Two terms are multiplied.", "How are the three terms put together?"),
+        *forms("term-bent", (total(lambda p, v, e, vc, ec: p + vc * v**2 - ec * e), total(lambda p, v, e, vc, ec: p + vc * v - ec * e.exp()), total(lambda p, v, e, vc, ec: p + vc * v - ec * e.clamp(max=0.4)),
+                             total(lambda p, v, e, vc, ec: p.clamp(min=0) + vc * v - ec * e)),
+               "A term is squared, cut off or put through a function.", "Which operations does the formula have, besides products and sums?"),
+        Mistake("tuple", total(lambda p, v, e, vc, ec: (p + vc * v - ec * e, {})), "A tuple comes back where a loss is asked for.", "On what will backward() be called?"),
         Mistake("no-gradient", total(lambda p, v, e, vc, ec: (p + vc * v - ec * e).detach()), "No gradient reaches any of the terms.", "On what will backward() be called?"),
         Mistake("entropy-left-out", total(lambda p, v, e, vc, ec: p + vc * v), "The entropy is left out.", "What keeps the policy trying other things?"),
         Mistake("value-left-out", total(lambda p, v, e, vc, ec: p - ec * e), "The value loss is left out.", "What trains the critic?"),

@@ -48,11 +48,12 @@ def graded_functions(folder: Path | str, names: Iterable[str]) -> list[Block]:
     try:
         for name in names:
             lesson, exercise = find(name)
+            path = notebooks_of(Path(folder), lesson)
             if lesson not in graders:
-                graders[lesson] = Grader(lesson, notebooks_of(Path(folder), lesson), worker)
+                graders[lesson] = Grader(lesson, path, worker)
             grader = graders[lesson]
             verdict = grader.grade(exercise)
-            if grader.problem and not grader.path.exists():
+            if not path.exists():
                 verdict.message = "no notebook of this lesson was found"
             blocks.append(block_of(lesson, verdict, lambda g=grader, n=name: load_function(g.submission, n)))
     finally:

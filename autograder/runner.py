@@ -21,7 +21,7 @@ from autograder.children import BROKEN, GRACE
 from autograder.exercise import Case, Exercise
 from autograder.isolation.redacted import modules_without
 from autograder.observe import Observation
-from autograder.sandbox import LINUX, READY, SandboxError, clean_environment, command, require_all
+from autograder.sandbox import LINUX, READY, SandboxError, clean_environment, command, remove_scratch_of, require_all
 from autograder.statements import Statement
 from autograder.submission import Submission
 
@@ -109,6 +109,8 @@ class Worker:
             self.process.wait()
             for pipe in (self.process.stdin, self.process.stdout):
                 pipe.close()
+            if self.shut_in:
+                remove_scratch_of(self.process.pid)
             self.process = None
             shutil.rmtree(self.scratch or "no-such-folder", ignore_errors=True)
             atexit.unregister(self.stop)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 LINUX = sys.platform == "linux"
 READY = 60.0  # seconds for the process to load torch and to shut itself in
+SCRATCH = "scratch-{}-"  # begins the name of a scratch folder in /tmp, with the number of the process that made it
 PROMISES = {
     "network": "no network, not even loopback",
     "reading": "reads no files but Python's and the system's libraries",
@@ -108,3 +109,20 @@ def clean_environment() -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
         "TORCHDYNAMO_DISABLE": "1",  # compiling would start compilers; decorated functions run as they are written
     }
+
+
+def remove_scratch_of(process: int) -> None:
+    """Remove what a worker without a file tree of its own leaves when it is killed."""
+    for folder in Path("/tmp").glob(SCRATCH.format(process) + "*"):
+        remove(str(folder))
+
+
+def remove(folder: str) -> None:
+    """Remove a folder, whatever learners' code has made of it."""
+    try:
+        os.rmdir(folder)  # most jobs leave nothing
+    except OSError:
+        # these remove folders that are nested too deeply for Python, or closed to their owner
+        for command in (["rm", "-rf"], ["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+            if os.path.isdir(folder):
+                subprocess.run([*command, folder], stderr=subprocess.DEVNULL)

@@ -54,7 +54,9 @@ def worker(request):
         patch.setenv("NBGRADER_EXECUTION", "autograde")
         patch.setenv("COURSE_SECRET", "1")
         yield one
+        left = sandbox.SCRATCH.format(one.process.pid if one.process else 0)
         one.stop()
+        assert not list(Path("/tmp").glob(left + "*"))
 
 
 @pytest.fixture
@@ -185,12 +187,15 @@ def test_the_servers_can_be_reached_without_the_sandbox(servers, tmp_path):
 
 
 def test_reads_no_gradebook_no_submission_no_solution_no_reference(worker, course, tmp_path):
-    assert_harmless(worker, tmp_path, hostile.read_files, private_files(course), os.getpid())
+    folders = [
+        str(p) for p in (course, course / "submitted", ROOT, ROOT / "tests", Path.home(), Path("/proc"), Path("/tmp"))
+    ]
+    assert_harmless(worker, tmp_path, hostile.read_files, private_files(course), folders, os.getpid())
 
 
 def test_the_files_can_be_read_without_the_sandbox(course, tmp_path):
-    assert "private" not in without_sandbox(tmp_path, hostile.read_files, private_files(course)[:1], os.getpid())
-    assert "got: open /" in without_sandbox(tmp_path, hostile.read_files, private_files(course)[:1], os.getpid())
+    assert "private" not in without_sandbox(tmp_path, hostile.read_files, private_files(course)[:1], [], os.getpid())
+    assert "got: open /" in without_sandbox(tmp_path, hostile.read_files, private_files(course)[:1], [], os.getpid())
 
 
 def test_sees_no_process_and_no_machine(worker, own_tree, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/share/zoneinfo", "/etc/localtime")
 LOADER = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d")
+OURS = ("autograder", "rlhf_core", "course")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
@@ -33,7 +34,7 @@ class View:
 def view() -> View:
     """Python, its packages and the system's libraries; of this project only the data of `rlhf_core`."""
     project = Path(__file__).resolve().parents[2]
-    ours = [project / "autograder", project / "rlhf_core"]
+    ours = [project / name for name in OURS]
     paths = sysconfig.get_paths()
     python = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     python += [os.path.join(p, "lib") for p in {sys.base_prefix, sys.base_exec_prefix}]
@@ -41,9 +42,13 @@ def view() -> View:
     if site.ENABLE_USER_SITE:
         python.append(site.getusersitepackages())
     readable = tops([*python, *map(os.path.realpath, python), *SYSTEM, *map(os.path.realpath, SYSTEM), *LOADER])
-    hidden = [str(p) for p in ours if any(is_below(str(p), top) for top in readable)]
-    data = str(ours[1] / "data")
-    return View(readable, tuple(hidden), (data,) if os.path.isdir(data) else ())
+    # this project may be installed more than once, and where it is not looked for
+    packages = [Path(top, inner) for top in readable for inner in ("", "site-packages", "dist-packages")]
+    packages += [p for top in readable for p in Path(top).glob("python*/*-packages")]
+    installed = [folder / name for folder in packages for name in OURS]
+    hidden = [str(p) for p in {*installed, *ours} if p.is_dir() and any(is_below(str(p), top) for top in readable)]
+    data = str(project / "rlhf_core" / "data")
+    return View(readable, tuple(sorted(hidden)), (data,) if os.path.isdir(data) else ())
 
 
 def tops(paths: Iterable[str]) -> tuple[str, ...]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import tempfile
 from collections.abc import Collection
 
 from autograder.isolation import landlock, limits, linux, namespaces, seccomp
 from autograder.isolation.files import DEVICES, view, without
 from autograder.isolation.limits import Limits
+from autograder.sandbox import SCRATCH, remove
 
 STRANGERS = range(0x60000000, 0x70000000)  # user numbers that nobody has
 NOBODY = 65534
@@ -50,13 +50,15 @@ class Room:
         self.others = 0
         if self.flags:
             namespaces.build(seen)
-            self.scratch, self.readable, self.listed = namespaces.SCRATCH, [*seen.readable, *seen.shown], []
+            self.scratch, self.readable, self.listed = namespaces.SCRATCH, list(seen.readable), []
         else:
             self.scratch, pieces = "", [without(top, seen.hidden) for top in seen.readable]
-            self.readable = [path for inner, _ in pieces for path in inner] + list(seen.shown)
+            self.readable = [path for inner, _ in pieces for path in inner]
             self.listed = [path for _, names in pieces for path in names]
             self.others = limits.threads_of_user() + OTHERS_MAY_START
             os.chdir("/")
+        self.readable += seen.shown
+        self.listed += map(os.path.dirname, seen.shown)  # Python lists a package's folder to find what is in it
         if os.geteuid() == 0 and not self.flags & linux.CLONE_NEWUSER:
             self.choose_user()
 
@@ -77,7 +79,7 @@ class Room:
             namespaces.new_scratch(self.bounds.disk, user, group)
         else:
             self.remove_scratch()
-            self.scratch = tempfile.mkdtemp(prefix="scratch-", dir="/tmp")
+            self.scratch = tempfile.mkdtemp(prefix=SCRATCH.format(os.getpid()), dir="/tmp")
             if self.user is not None:
                 os.chown(self.scratch, user, user)
         os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = self.scratch
@@ -86,13 +88,7 @@ class Room:
         """Remove a scratch folder that lies in the machine's file tree, whatever was made of it."""
         if self.flags or not os.path.isdir(self.scratch):
             return
-        try:
-            os.rmdir(self.scratch)  # most jobs leave nothing
-        except OSError:
-            # these remove folders that are nested too deeply for Python, or closed to their owner
-            for command in (["rm", "-rf"], ["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-                if os.path.isdir(self.scratch):
-                    subprocess.run([*command, self.scratch], stderr=subprocess.DEVNULL)
+        remove(self.scratch)
 
     def lock(self, keep: Collection[int]) -> None:
         """Give up, in a job's own process, what its code must not have. There is no way back.

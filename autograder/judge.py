@@ -35,32 +35,26 @@ def judge(exercise: Exercise, seed: int, seen: Sequence[Observation]) -> Finding
     """None if every observation, made in the order of `order_of`, is that of a right function."""
     cases, expected = expected_of(exercise, seed)
     order = order_of(cases)[: len(seen)]
-    wrong = {}
-    for place, (index, got) in enumerate(zip(order, seen, strict=True)):
-        text = difference(exercise, cases[index], expected[index], got)
-        if text:
-            wrong[place] = text
-    if not wrong:
+
+    def wrong(place: int) -> str | None:
+        index = order[place]
+        return difference(exercise, cases[index], expected[index], seen[place])
+
+    first = next((place for place in range(len(seen)) if wrong(place)), None)
+    if first is None:
         return None
-    place = first_and_smallest(cases, order, wrong)
-    case = cases[order[place]]
-    text = wrong[place] + f" (with {case.label})"
-    if place >= len(cases):
-        text = f"the same arguments gave the right answer once and another one later: {text}"
+    # of the first kind of case that fails, the smallest example
+    kind = [p for p, i in enumerate(order) if cases[i].label == cases[order[first]].label]
+    same = [p for p in kind if (p < len(cases)) == (first < len(cases)) and wrong(p)]
+    place = min(same, key=lambda p: size_of(cases[order[p]]))
+    case, what = cases[order[place]], wrong(place)
     mistake = known_mistake(exercise, seed, seen, case.label)
     if mistake:
-        return Finding(
-            f"{mistake.misconception} {mistake.hint}", f"{example_of(exercise, case)}{wrong[place]}", mistake.name
-        )
+        return Finding(f"{mistake.misconception} {mistake.hint}", f"{example_of(exercise, case)}{what}", mistake.name)
+    text = f"{what} (with {case.label})"
+    if place >= len(cases):
+        text = f"the same arguments gave the right answer once and another one later: {text}"
     return Finding(text, example_of(exercise, case), raised=bool(seen[place].error))
-
-
-def first_and_smallest(cases: Sequence[Case], order: Sequence[int], wrong: dict[int, str]) -> int:
-    """The first kind of case that fails, in its smallest example."""
-    first = min(wrong)
-    label = cases[order[first]].label
-    same = [p for p in wrong if cases[order[p]].label == label and (p < len(cases)) == (first < len(cases))]
-    return min(same, key=lambda p: size_of(cases[order[p]]))
 
 
 def size_of(case: Case) -> int:
@@ -168,7 +162,12 @@ def pattern(value: Tensor, wanted: Tensor, rtol: float, atol: float) -> str:
     if close(-value, wanted, 10 * rtol, 10 * atol):
         return "; the sign is the wrong way round"
     ratio = (value * wanted).sum() / wanted.square().sum()
-    if value.numel() > 1 and ratio.abs() > 1e-3 and close(value, ratio * wanted, 10 * rtol, 10 * atol):
+    if (
+        value.numel() > 1
+        and ratio.abs() > 1e-3
+        and (ratio - 1).abs() > 0.01
+        and close(value, ratio * wanted, 10 * rtol, 10 * atol)
+    ):
         return (
             f"; everything is {ratio.item():.3g} times too large"
             if ratio > 1

@@ -19,8 +19,11 @@ LEARNER = "learner: "  # begins the file name of code that is the learner's own
 # taken before anybody's code runs, so that replacing torch's functions does not reach the grader
 _equal, _grad, _clone, _detach = torch.equal, torch.autograd.grad, Tensor.clone, Tensor.detach
 _mul, _sum, _stack = torch.mul, torch.sum, torch.stack
+_random, _empty, _getrandbits = Tensor.random_, torch.empty, random.getrandbits
 _len_torch_function_stack = torch._C._len_torch_function_stack
 _pop_torch_function_stack = torch._C._pop_torch_function_stack
+
+FIRST: dict[bool, dict[str, object]] = {}  # numpy is loaded → what the generators give first
 
 
 class ReferenceUsed(BaseException):
@@ -79,7 +82,7 @@ def observe(
     leaves = fresh(args, gradients)
     # what the function gets is no leaf: in-place operations then work, and are seen
     given = [a.clone() if type(a) is Tensor and a.requires_grad else a for a in leaves]
-    before, seen = global_state(), Observation()
+    before, seen = {**first_numbers(), **settings()}, Observation()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -102,8 +105,9 @@ def observe(
             if interruptible and issubclass(type(error), KeyboardInterrupt):
                 raise
             seen.error, seen.where = describe(error), own_line(error)
-    seen.state = seen.state or changes(before, global_state())
-    reset()
+    if seen.error or seen.reference_used:
+        seen.state = seen.state or changes(before, global_state())
+        reset()
     if not seen.error:
         seen.changed = [i for i, (a, b) in enumerate(zip(given, args, strict=True)) if not unchanged(a, b)]
     return seen
@@ -148,10 +152,13 @@ def reset() -> None:
 
 
 def global_state() -> dict[str, object]:
-    """What a function must leave as it found it."""
-    state = {
-        "torch's random generator": torch.get_rng_state().numpy().tobytes(),
-        "Python's random generator": random.getstate(),
+    """What a function must leave as it found it; the generators move on."""
+    return {**next_numbers(), **settings()}
+
+
+def settings() -> dict[str, object]:
+    """How torch works."""
+    return {
         "the default dtype": torch.get_default_dtype(),
         "the grad mode": torch.is_grad_enabled(),
         "the default device": torch.get_default_device(),
@@ -160,10 +167,28 @@ def global_state() -> dict[str, object]:
         "autocast": torch.is_autocast_enabled("cpu"),
         "how torch's functions work": _len_torch_function_stack(),
     }
+
+
+def next_numbers() -> dict[str, object]:
+    """What each generator gives next, which says where it stands."""
+    numbers: dict[str, object] = {
+        "torch's random generator": int(_random(_empty(1, dtype=torch.int64), generator=torch.default_generator)),
+        "Python's random generator": _getrandbits(64),
+    }
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        state["NumPy's random generator"] = numpy.random.get_state()[1].tobytes(), numpy.random.get_state()[2]
-    return state
+        numbers["NumPy's random generator"] = numpy.random.bytes(8)
+    return numbers
+
+
+def first_numbers() -> dict[str, object]:
+    """What each generator gives first after `reset`."""
+    loaded = "numpy" in sys.modules
+    if loaded not in FIRST:
+        reset()
+        FIRST[loaded] = next_numbers()
+        reset()
+    return FIRST[loaded]
 
 
 def changes(before: dict[str, object], after: dict[str, object]) -> list[str]:

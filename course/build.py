@@ -126,6 +126,8 @@ def solved_notebook(lesson: Lesson, draft: bool = False) -> NotebookNode:
     cells = []
     for cell in notebook.cells:
         cell.metadata, marks = NotebookNode(), cell.metadata
+        if "quick" in marks:
+            cell.metadata["quick"] = marks["quick"]
         if "exercise" in marks:
             name = marks["exercise"]
             cell.source = solution_cell(reference(name), graded)
@@ -179,6 +181,21 @@ def execute(notebook: NotebookNode, beside: list[Lesson], timeout: int = 600) ->
             ).execute()
     finally:
         notebook.metadata = NotebookNode(METADATA)  # the kernel adds its Python's version
+    return notebook
+
+
+def shrink(notebook: NotebookNode) -> NotebookNode:
+    """The same experiments with fewer steps, for tests: a cell's `quick` lists what changes, each as "old => new".
+
+    Raises:
+        ValueError: a cell does not hold exactly one of what is to be changed.
+    """
+    for cell in notebook.cells:
+        for change in cell.metadata.get("quick", []):
+            old, new = change.split(" => ")
+            if cell.source.count(old) != 1:
+                raise ValueError(f"cell {cell.id} holds {cell.source.count(old)} of {old!r}")
+            cell.source = cell.source.replace(old, new)
     return notebook
 
 

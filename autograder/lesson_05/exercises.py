@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from autograder.draws import Draw
 from autograder.exercise import Case, Exercise, Mistake
 from autograder.sampling import next_token_logits
+from rlhf_core.advantages import masked_whiten
 from rlhf_core.loop import adaptive_kl_coef, minibatch_indices, ppo_update
 from rlhf_core.policy import masked_mean
 from rlhf_core.ppo import approx_kl, clip_fraction, clipped_policy_loss, clipped_value_loss, ppo_loss
@@ -782,17 +784,20 @@ def update_cases(seed: int) -> list[Case]:
     which = seed % 100_000
     clip, value_clip = d.number(0.1, 0.2), d.number(0.05, 0.1)
     coefs = [d.number(0.4, 0.9), d.number(0.1, 0.3)]
+    ranges = [clip, value_clip, *coefs]
     return [
-        Case((which, 6, 1, [1, 6, clip, value_clip, *coefs, 100.0]), "a single step on the whole batch"),
-        Case((which + 1, 6, 1, [4, 6, clip, value_clip, *coefs, 100.0]), "four steps on the whole batch"),
-        Case((which + 2, 6, 1, [3, 6, clip, value_clip, *coefs, 0.05]), "a gradient that is longer than max_grad_norm"),
-        Case((which + 3, 12, 2, [3, 4, clip, value_clip, *coefs, 100.0]), "three minibatches in each epoch"),
-        Case((which + 4, 11, 3, [3, 4, clip, value_clip, *coefs, 0.2]), "a last minibatch that is smaller"),
+        Case((which, 6, 1, [1, 6, *ranges, 100.0], 3.0, False), "a single step on the whole batch"),
+        Case((which + 1, 8, 1, [5, 8, *ranges, 100.0], 3.0, False), "five steps on the whole batch"),
+        Case((which + 3, 18, 2, [2, 6, *ranges, 100.0], math.nan, False), "NaN outside of the mask, three minibatches"),
+        Case((which + 4, 7, 3, [2, 4, *ranges, 0.05], -9.0, True), "a last minibatch that is smaller"),
         Case(
-            (which + 5, 12, None, [3, 4, clip, value_clip, 0.0, 0.0, 100.0]),
-            "torch's default generator, neither value nor entropy",
+            (which + 5, 12, None, [2, 4, clip, value_clip, 0.0, coefs[1], 0.3], 3.0, False),
+            "torch's default generator, and no value loss",
         ),
     ]
+
+
+EXPERIENCE = ("logprobs", "values", "advantages", "returns", "mask")
 
 
 def updater(**change):
@@ -813,13 +818,15 @@ def updater(**change):
             value_loss = get("value_loss", clipped_value_loss)(
                 values, batch.values, batch.returns, batch.mask, config.value_clip_range
             )
-            mean_entropy = masked_mean(entropy, batch.mask)
+            mean_entropy = get("entropy", masked_mean)(entropy, batch.mask)
             loss = get("loss", ppo_loss)(policy_loss, value_loss, mean_entropy, config.value_coef, config.entropy_coef)
             if get("zero", True):
                 optimizer.zero_grad()
             if get("clip_first"):
                 nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-            loss.backward()
+            loss.backward(retain_graph=bool(get("backward_twice")))
+            if get("backward_twice"):
+                loss.backward()
             get("clip", lambda p, c: nn.utils.clip_grad_norm_(p.parameters(), c.max_grad_norm))(policy, config)
             if get("zero_late"):
                 optimizer.zero_grad()
@@ -940,6 +947,140 @@ def clip_always(policy, config):
         g.mul_(config.max_grad_norm / norm)
 
 
+def whitened_anew(batch, experience, indices, logprobs, values):
+    batch.advantages = masked_whiten(batch.advantages, batch.mask)
+
+
+def advantages_as_targets(batch, experience, indices, logprobs, values):
+    batch.returns = batch.advantages
+
+
+def advantages_bounded(batch, experience, indices, logprobs, values):
+    batch.advantages = batch.advantages.clamp(-1, 1)
+
+
+def everywhere(numbers, mask):
+    return numbers.mean()
+
+
+def unmasked_policy(logprobs, old, advantages, mask, clip_range):
+    return clipped_policy_loss(logprobs, old, advantages, torch.ones_like(mask), clip_range)
+
+
+def padded_policy(logprobs, old, advantages, mask, clip_range):
+    return clipped_policy_loss(logprobs, old, advantages, mask, clip_range) * mask.float().mean()
+
+
+def optimistic_policy(logprobs, old, advantages, mask, clip_range):
+    ratio = torch.exp((logprobs - old)[mask])
+    return -torch.max(ratio * advantages[mask], ratio.clamp(1 - clip_range, 1 + clip_range) * advantages[mask]).mean()
+
+
+def clipped_only_policy(logprobs, old, advantages, mask, clip_range):
+    return -(torch.exp((logprobs - old)[mask]).clamp(1 - clip_range, 1 + clip_range) * advantages[mask]).mean()
+
+
+def without_ratio(logprobs, old, advantages, mask, clip_range):
+    return -(logprobs[mask] * advantages[mask]).mean()
+
+
+def not_halved(values, old, returns, mask, clip_range):
+    return 2 * clipped_value_loss(values, old, returns, mask, clip_range)
+
+
+def smaller_error(values, old, returns, mask, clip_range):
+    values, old, returns = values[mask], old[mask], returns[mask]
+    near = old + (values - old).clamp(-clip_range, clip_range)
+    return 0.5 * torch.min((values - returns) ** 2, (near - returns) ** 2).mean()
+
+
+def with_config(policy, optimizer, experience, config, **change):
+    return updater()(policy, optimizer, experience, dataclasses.replace(config, **change))
+
+
+def update_ranges_swapped(policy, optimizer, experience, config):
+    ranges = {"clip_range": config.value_clip_range, "value_clip_range": config.clip_range}
+    return with_config(policy, optimizer, experience, config, **ranges)
+
+
+def update_one_range(policy, optimizer, experience, config):
+    return with_config(policy, optimizer, experience, config, value_clip_range=config.clip_range)
+
+
+def update_with_other_optimizer(policy, optimizer, experience, config):
+    other = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=1e-2)
+    return updater()(policy, other, experience, config)
+
+
+def update_stale(policy, optimizer, experience, config):
+    """One forward pass for each epoch."""
+    losses = []
+    for _ in range(config.epochs):
+        logprobs, entropy, values = policy(experience)
+        everything = logprobs, entropy, values, *(getattr(experience, name) for name in EXPERIENCE)
+        for rows in torch.randperm(len(experience), generator=config.generator).split(config.minibatch_size):
+            lp, h, v, old, old_v, a, r, mask = (x[rows] for x in everything)
+            policy_loss = clipped_policy_loss(lp, old, a, mask, config.clip_range)
+            value_loss = clipped_value_loss(v, old_v, r, mask, config.value_clip_range)
+            loss = ppo_loss(policy_loss, value_loss, masked_mean(h, mask), config.value_coef, config.entropy_coef)
+            optimizer.zero_grad()
+            loss.backward(retain_graph=True)
+            nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+            optimizer.step()
+            losses.append(loss.item())
+    return {"loss": sum(losses) / len(losses)}
+
+
+def update_step_per_epoch(policy, optimizer, experience, config):
+    """Gradients of an epoch's minibatches are added up."""
+    for _ in range(config.epochs):
+        optimizer.zero_grad()
+        for indices in minibatch_indices(len(experience), config.minibatch_size, 1, config.generator):
+            batch = experience[indices]
+            logprobs, entropy, values = policy(batch)
+            policy_loss = clipped_policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask, config.clip_range)
+            value_loss = clipped_value_loss(values, batch.values, batch.returns, batch.mask, config.value_clip_range)
+            mean_entropy = masked_mean(entropy, batch.mask)
+            loss = ppo_loss(policy_loss, value_loss, mean_entropy, config.value_coef, config.entropy_coef)
+            loss.backward()
+        nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        optimizer.step()
+    return {"loss": loss.item()}
+
+
+def update_mean_of_means(policy, optimizer, experience, config):
+    """Every row goes through the policy by itself, and counts alike."""
+    for indices in minibatch_indices(len(experience), config.minibatch_size, config.epochs, config.generator):
+        optimizer.zero_grad()
+        for row in indices.split(1):
+            batch = experience[row]
+            logprobs, entropy, values = policy(batch)
+            policy_loss = clipped_policy_loss(logprobs, batch.logprobs, batch.advantages, batch.mask, config.clip_range)
+            value_loss = clipped_value_loss(values, batch.values, batch.returns, batch.mask, config.value_clip_range)
+            mean_entropy = masked_mean(entropy, batch.mask)
+            loss = ppo_loss(policy_loss, value_loss, mean_entropy, config.value_coef, config.entropy_coef)
+            (loss / len(indices)).backward()
+        nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        optimizer.step()
+    return {"loss": loss.item()}
+
+
+def update_seeded(policy, optimizer, experience, config):
+    torch.manual_seed(0)
+    return with_config(policy, optimizer, experience, config, generator=None)
+
+
+def update_leaves_eval(policy, optimizer, experience, config):
+    policy.eval()
+    return updater()(policy, optimizer, experience, config)
+
+
+def update_thaws_all(policy, optimizer, experience, config):
+    for parameter in policy.parameters():
+        parameter.requires_grad_(True)
+    return updater()(policy, optimizer, experience, config)
+
+
 def update_plainly(policy, optimizer, experience, config):
     losses, kls = [], []
     for _ in range(config.epochs):
@@ -1040,7 +1181,7 @@ UPDATE = Exercise(
     variants=(update_plainly, update_zero_after, update_drop_last, update_micro),
     mistakes=(
         Mistake("old-logprobs-overwritten", updater(before=update_old_overwritten), "The log-probs of the current policy take the place of the rollout's, so that every ratio is 1 and nothing is ever clipped.",
-                "Which policy wrote these responses, and has it changed since?"),
+                "Which policy wrote these responses, and has it changed since?", twins=("ratio-missing",)),
         Mistake("old-values-overwritten", updater(before=update_old_values_overwritten), "The values of the current critic take the place of the rollout's, so that the value clip does nothing.",
                 "Around which value may the critic move?", twins=("value-not-clipped",)),
         Mistake("returns-recomputed", updater(before=update_returns_moved), "The returns are computed anew from the current values, so that the critic's target moves along with it.",
@@ -1054,6 +1195,12 @@ UPDATE = Exercise(
         Mistake("clipped-one-by-one", updater(clip=clip_each), "Each parameter's gradient is clipped by itself.", "Whose norm is to be bounded: that of each parameter, or of all together?"),
         Mistake("always-rescaled", updater(clip=clip_always), "The gradient is stretched to max_grad_norm even where it is shorter.", "What should clipping do to a gradient that is short enough?"),
         Mistake("one-epoch", updater(epochs=lambda c: 1), "The rollout is used for one epoch only.", "How often may PPO read the same rollout?"),
+        Mistake("one-epoch-too-many", updater(epochs=lambda c: c.epochs + 1), "There is one epoch too many.", "How often is the rollout gone through?"),
+        Mistake("one-step-per-epoch", update_step_per_epoch, "The gradients of all minibatches of an epoch are added up to one step.", "What is a minibatch for, if the weights do not change after it?"),
+        Mistake("one-forward-per-epoch", update_stale, "The policy runs once for each epoch, so that later minibatches use what it said before it was changed.",
+                "After a step, do the log-probs that you hold still belong to the policy?"),
+        Mistake("backward-twice", updater(backward_twice=True), "The gradient is added up twice.", "What does backward() do to a gradient that is there already?"),
+        Mistake("another-optimizer", update_with_other_optimizer, "An optimizer of its own makes the steps.", "What does the optimizer that was given remember from earlier steps?"),
         Mistake("whole-batch", updater(size=lambda c, n: n), "The whole batch makes one step.", "What is config.minibatch_size for?"),
         Mistake("no-step", updater(steps=0), "The optimizer never steps.", "What changes the parameters?"),
         Mistake("two-steps", updater(steps=2), "The optimizer steps twice for each minibatch.", "How many steps does one gradient allow?"),
@@ -1064,6 +1211,22 @@ UPDATE = Exercise(
         Mistake("value-not-clipped", updater(value_loss=unclipped_value), "The value loss is not clipped.", "What is config.value_clip_range for?", twins=("old-values-overwritten",)),
         Mistake("summed", updater(policy_loss=sum_policy), "The policy loss is summed over the tokens.", "Should a minibatch with more tokens make a larger step?"),
         Mistake("mean-of-row-means", updater(policy_loss=each_row_policy), "Each response counts alike, however many tokens it has.", "Over what is the loss averaged: responses, or tokens?"),
+        Mistake("ratio-missing", updater(policy_loss=without_ratio), "The loss is that of log π and not of the ratio to the old policy.", "How does the loss know how far the policy has moved since the rollout?", twins=("old-logprobs-overwritten",)),
+        Mistake("optimistic", updater(policy_loss=optimistic_policy), "The larger of the two terms is taken.", "Should clipping ever make the objective larger?"),
+        Mistake("clipped-term-only", updater(policy_loss=clipped_only_policy), "Only the clipped term is there.", "What pulls a ratio back that has left its range on the wrong side?"),
+        Mistake("policy-loss-unmasked", updater(policy_loss=unmasked_policy), "The policy loss counts what stands outside of the mask.", "Which columns of a row did the policy write?"),
+        Mistake("averaged-over-padding", updater(policy_loss=padded_policy), "The policy loss is divided by all columns, padding included.", "By how many tokens is the sum divided?"),
+        Mistake("entropy-unmasked", updater(entropy=everywhere), "The entropy is averaged over padding, too.", "Which columns of a row did the policy write?"),
+        Mistake("whitened-anew", updater(before=whitened_anew), "The advantages are whitened in each minibatch.", "What does whitening do to a minibatch whose responses were all better than expected?"),
+        Mistake("advantages-bounded", updater(before=advantages_bounded), "The advantages are clipped.", "What is clipped: the ratio, or the advantage?"),
+        Mistake("mean-of-means", update_mean_of_means, "Every row counts alike, since the means of single rows are averaged.", "Over what is the loss averaged: responses, or tokens?"),
+        Mistake("value-not-halved", updater(value_loss=not_halved), "The ½ of the value loss is missing.", "What stands before the mean in the value loss?"),
+        Mistake("smaller-value-error", updater(value_loss=smaller_error), "The smaller of the two squared errors is taken.", "Should the clip ever reward the critic for having moved far?"),
+        Mistake("critic-learns-advantages", updater(before=advantages_as_targets), "The critic is trained on the advantages.", "What should the critic predict: the return, or how much better than expected it was?"),
+        Mistake("one-clip-range", update_one_range, "The ratio's clip range is used for the values, too.", "In which units are the two clip ranges?"),
+        Mistake("clip-ranges-swapped", update_ranges_swapped, "The two clip ranges have changed places.", "In which units are the two clip ranges?"),
+        Mistake("coefficients-swapped", updater(loss=lambda p, v, e, vc, ec: p + ec * v - vc * e), "The coefficients of value and entropy have changed places.", "Which coefficient belongs to which term?"),
+        Mistake("entropy-coef-ignored", updater(loss=lambda p, v, e, vc, ec: p + vc * v - e), "The entropy is not weighted.", "What is config.entropy_coef for?"),
         Mistake("value-coef-ignored", updater(loss=lambda p, v, e, vc, ec: p + v - ec * e), "The value loss is not weighted.", "What is config.value_coef for?"),
         Mistake("entropy-ignored", updater(loss=lambda p, v, e, vc, ec: p + vc * v), "The entropy is left out.", "What is config.entropy_coef for?"),
         Mistake("entropy-punished", updater(loss=lambda p, v, e, vc, ec: p + vc * v + ec * e), "The entropy is made smaller.", "Should the loss fall or rise when the entropy grows?"),
@@ -1075,6 +1238,9 @@ UPDATE = Exercise(
         Mistake("nan-returned", updater(result=lambda m: {**m, "loss": float("nan")}), "A metric is not a number.", "Which of your averages divides by 0?"),
         Mistake("experience-overwritten", updater(after=update_experience_zeroed), "The experience is modified.", "Who else may want to read this rollout?"),
         Mistake("frozen-parameters-moved", updater(after=update_thaws), "A frozen parameter is moved.", "Which parameters did the optimizer get?"),
+        Mistake("everything-thawed", update_thaws_all, "Frozen parameters are set to be trained.", "Who decided which parameters are trained?"),
+        Mistake("left-in-evaluation-mode", update_leaves_eval, "The policy is left in evaluation mode.", "In which mode was the policy handed over?"),
+        Mistake("seeded-inside", update_seeded, "A seed is set inside of the function.", "Who should decide about the seed: the one who calls, or the function?"),
         Mistake("learning-rate-changed", updater(after=update_learning_rate), "The optimizer's learning rate is changed.", "Who sets the learning rate?"),
         Mistake("unseeded", updater(indices=unseeded), "The minibatches do not depend on the generator.", "How would somebody repeat this update exactly?"),
         Mistake("wrong-from-the-fifth-call", UpdateRemembers, "It remembers something from one call to the next, and later calls go wrong.", "What should a second call know of the first?"),

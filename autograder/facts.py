@@ -57,6 +57,7 @@ def split_facts(args: tuple, values: Values) -> Values:
         "the share of test prompts is within 0.03 of test_fraction": yes(abs(share - fraction) <= 0.03),
         "another seed gives another split": yes(not torch.equal(sides, one)),
         "the splits of two seeds are unrelated": yes(all(abs(both - fraction**2) <= 0.025 for both in together)),
+        "the prompts stay as they are": values["kept"],
         "by_beginning": yes(len(beginnings) == len({p for p, _ in beginnings})),
         "for_training": yes(abs(1 - share - fraction) <= 0.03),
     }

@@ -82,14 +82,20 @@ def observe(
     leaves = fresh(args, gradients)
     # what the function gets is no leaf: in-place operations then work, and are seen
     given = [a.clone() if type(a) is Tensor and a.requires_grad else a for a in leaves]
+    handed: list[object] = []  # what the function itself returned: a dict of its own is no recording of a probe
+
+    def handing(*received: object) -> object:
+        handed.append(function(*received))
+        return handed[-1]
+
     before, seen = {**first_numbers(), **settings()}, Observation()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            result = probe(function, *given)
+            result = probe(handing, *given)
             seen.state = changes(before, global_state())
             reset()  # what follows must not depend on what the function left behind
-            results = named(result, parts, recorded=probe.__name__ != "call")
+            results = named(result, parts, recorded=not any(result is own for own in handed))
             for name, one in results.items():
                 record(seen, name, one)
             if gradients:

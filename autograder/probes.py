@@ -48,17 +48,19 @@ def salted(one: object) -> bool:
 
 def split(function: Callable, prompts: list[str], fraction: float, seed: int) -> object:
     """The sides of a split: of all rows, twice; of some rows; and of two other seeds."""
-    original = builtins.hash
+    original, kept = builtins.hash, []
     salt = iter(range(1, 100))
 
     def side(rows: list[str], which_seed: int) -> object:
         # Python salts `hash` of texts anew in every process; here it does so at every call
         this = next(salt)
         builtins.hash = lambda one: original((this, one)) if salted(one) else original(one)
+        given = list(rows)
         try:
-            return function(list(rows), fraction, which_seed)
+            return function(given, fraction, which_seed)
         finally:
             builtins.hash = original
+            kept.append(given == rows)
 
     first = side(prompts, seed)
     if not (type(first) is Tensor and first.dtype == torch.bool and first.shape == (len(prompts),)):
@@ -69,6 +71,7 @@ def split(function: Callable, prompts: list[str], fraction: float, seed: int) ->
         "some": side([prompts[i] for i in subset(prompts, seed)], seed),
         "one": side(prompts, seed + 1),
         "two": side(prompts, seed + 10),
+        "kept": flag(all(kept)),
     }
 
 
@@ -82,7 +85,7 @@ def minibatches(function: Callable, batch_size: int, minibatch_size: int, epochs
     first = rows(generator)
     wrong = next((m for m in first if not (type(m) is Tensor and m.dtype == torch.int64 and m.dim() == 1)), None)
     if wrong is not None or not first:
-        return wrong if first else None
+        return wrong if first and not isinstance(wrong, dict) else None
     recorded = {"rows": torch.cat(first), "sizes": torch.tensor([len(m) for m in first])}
     if epochs >= 1000:
         return recorded

@@ -902,6 +902,12 @@ def split_numpy_random(prompts, test_fraction, seed):
     return split_by_prompt(prompts, test_fraction, seed)
 
 
+def split_sorts(prompts, test_fraction, seed):
+    result = split_by_prompt(prompts, test_fraction, seed)
+    prompts.sort()
+    return result
+
+
 def split_numbers(prompts, test_fraction, seed):
     return split_by_prompt(prompts, test_fraction, seed).long()
 
@@ -962,6 +968,7 @@ SPLIT = Exercise(
         *forms("coarse-share", (split_coarse, split_every_nth), "The share is rounded to what a few classes allow.",
                "What share of the prompts comes out when 45% are asked for?"),
         Mistake("by-the-beginning", split_beginning, "Only the beginning of a prompt decides.", "What of a prompt should decide its side?"),
+        Mistake("sorts-the-prompts", split_sorts, "The split is right, but the caller's list is sorted.", "Do the rows still stand where the caller left them?"),
         Mistake("seeds-numpy", split_numpy_random, "The split is right, but NumPy's global random generator is seeded on the way.",
                 "What will everybody else's random numbers be after this call?"),
         *forms("not-truth-values", (split_numbers, split_rows_found), "Numbers come back where truth values are asked for.",

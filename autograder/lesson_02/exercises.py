@@ -683,15 +683,14 @@ def accuracy_cases(seed: int) -> list[Case]:
     chosen, rejected = d.normal(8), d.normal(8)
     tied = d.integers(-2, 3, 10).float()
     other = d.integers(-2, 3, 10).float()
+    close, gaps = torch.cat([50 + chosen, torch.tensor([1e-3])]), torch.tensor([1, -1, 0, 1, 1, -1, 2, 1])
     other[:3], tied[3], other[3], tied[4], other[4] = tied[:3], 2.0, 1.0, 2.0, 0.0
     return [
         Case((chosen, rejected), "no ties"),
         Case((tied, other), "ties"),
         Case((torch.zeros(4), torch.zeros(4)), "nothing but ties"),
         Case((torch.tensor([3.0]), torch.tensor([1.0])), "a single pair"),
-        Case(
-            (50 + chosen, 50 + chosen + 1e-4 * torch.tensor([1, -1, 0, 1, 1, -1, 2, 1])), "scores that are nearly equal"
-        ),
+        Case((close, torch.cat([close[:8] + 1e-4 * gaps, close[8:] + 5e-7])), "scores that are nearly equal"),
         Case((chosen * 100, rejected * 0.01), "scores of different scale"),
         Case((torch.tensor([1e4, 1.0, -1e4, 200.0]), torch.tensor([-1e4, 1.0, 1e4, 100.0])), "large scores"),
     ]

@@ -57,20 +57,26 @@ class Protection:
 def protections() -> list[Protection]:
     """What is in force on this machine, found out by trying (about 0.2 s)."""
     if not LINUX:
-        return [Protection(name, False, f"not on {sys.platform}") for name in PROMISES.values()]
+        return nothing_holds(f"not on {sys.platform}")
     with tempfile.TemporaryDirectory(prefix="outside-") as outside:
         os.chmod(outside, 0o755)
         Path(outside, "secret").write_text("secret")
-        done = subprocess.run(
-            [*command(1.0), outside, str(os.getpid())], env=clean_environment(), capture_output=True, timeout=READY
-        )
-    try:
-        found = json.loads(done.stdout[8:])  # one frame
-        by, checks = found["by"], found["checks"]
-    except (ValueError, KeyError):
-        lines = done.stdout[8:].decode("utf-8", "replace") or done.stderr.decode("utf-8", "replace") or "no answer"
-        return [Protection(name, False, lines.strip().splitlines()[-1]) for name in PROMISES.values()]
+        arguments, answer = [*command(1.0), outside, str(os.getpid())], {}
+        try:
+            done = subprocess.run(arguments, env=clean_environment(), capture_output=True, timeout=READY)
+            answer = json.loads(done.stdout[8:] or b"{}")  # one frame
+            by, checks = answer["by"], answer["checks"]
+        except subprocess.TimeoutExpired:
+            return nothing_holds("no answer")
+        except (KeyError, ValueError):
+            lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            return nothing_holds(answer.get("failed") or "".join(lines[-1:]) or "no answer")
     return [Protection(PROMISES[key], trouble is None, trouble or by[key]) for key, trouble in checks.items()]
+
+
+def nothing_holds(reason: str) -> list[Protection]:
+    """What is in force where the sandbox does not even start."""
+    return [Protection(name, False, reason) for name in PROMISES.values()]
 
 
 def require_all() -> None:

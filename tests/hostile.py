@@ -500,6 +500,7 @@ def use_the_kernel() -> list:
             "the kernel's log": lambda: call(103, 3, ctypes.create_string_buffer(100), 100),
             "ports": lambda: call(172, 3),
             "a module": lambda: call(175, b"", 0, b""),
+            "to outlive the judge": lambda: call(157, 1, 0),
             "the clock": lambda: call(227, 0, (ctypes.c_uint64 * 2)(1, 1)),
             "another user": lambda: os.setuid(os.getuid() + 1),
             "other groups": lambda: os.setgroups([0]),

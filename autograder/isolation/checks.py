@@ -160,7 +160,8 @@ def memory() -> str | None:
 
 
 def threads(most: int) -> str | None:
-    """Start one more than may be."""
+    """Start one more than may be, each as small as it can be."""
+    threading.stack_size(65536)
     stop, started = threading.Event(), 0
     try:
         while started <= most:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from dataclasses import dataclass
+
+from autograder.children import MAX_FILE, MAX_THREADS, MEMORY
 
 MEGABYTE = 2**20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one job.
+    """Bounds of one job; those that an ordinary worker has, too, are the same.
 
     Attributes:
         seconds: by the clock.
@@ -23,10 +24,10 @@ class Limits:
     """
 
     seconds: float
-    memory: int = 4096
-    disk: int = 64
+    memory: int = MEMORY // MEGABYTE
+    disk: int = MAX_FILE // MEGABYTE
     output: int = 256
-    threads: int = 256
+    threads: int = MAX_THREADS
     files: int = 256
 
 
@@ -52,21 +53,3 @@ def restrict(limits: Limits, size: int, others: int) -> None:
         hard = resource.getrlimit(limit)[1]
         bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
         resource.setrlimit(limit, (bound, bound))
-
-
-def address_space() -> int:
-    """Bytes of address space of this process."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def threads_of_user() -> int:
-    """Threads of this user that can be seen."""
-    count, user = 0, os.geteuid()
-    for entry in os.scandir("/proc"):
-        try:
-            if entry.name.isdigit() and entry.stat().st_uid == user:
-                count += len(os.listdir(f"/proc/{entry.name}/task"))
-        except OSError:
-            continue
-    return count

@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Collection
 
+from autograder.children import address_space, threads_of_user
 from autograder.isolation import landlock, limits, linux, namespaces, seccomp
 from autograder.isolation.files import DEVICES, view, without
 from autograder.isolation.limits import Limits
@@ -45,7 +46,7 @@ class Room:
 
     def close(self) -> None:
         """Leave the machine's file tree; what is loaded from it has to be loaded before."""
-        self.size, seen = limits.address_space(), view()
+        self.size, seen = address_space(), view()
         self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.others = 0
         if self.flags:
@@ -55,7 +56,7 @@ class Room:
             self.scratch, pieces = "", [without(top, seen.hidden) for top in seen.readable]
             self.readable = [path for inner, _ in pieces for path in inner]
             self.listed = [path for _, names in pieces for path in names]
-            self.others = limits.threads_of_user() + OTHERS_MAY_START
+            self.others = threads_of_user() + OTHERS_MAY_START
             os.chdir("/")
         self.readable += seen.shown
         self.listed += map(os.path.dirname, seen.shown)  # Python lists a package's folder to find what is in it

@@ -50,8 +50,10 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "mknod": (133, None), "mknodat": (259, 33), "modify_ldt": (154, None), "mount": (165, 40),
     "mount_setattr": (442, 442), "move_mount": (429, 429), "move_pages": (279, 239), "mq_open": (240, 180),
     "msgget": (68, 186), "msgsnd": (69, 189), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    "open_tree": (428, 428), "perf_event_open": (298, 241), "pidfd_getfd": (438, 438), "pidfd_open": (434, 434),
-    "pidfd_send_signal": (424, 424), "pivot_root": (155, 41), "prlimit64": (302, 261), "process_madvise": (440, 440),
+    "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "open_tree": (428, 428),
+    "perf_event_open": (298, 241), "pidfd_getfd": (438, 438), "pidfd_open": (434, 434),
+    "pidfd_send_signal": (424, 424), "pivot_root": (155, 41), "prctl": (157, 167),
+    "prlimit64": (302, 261), "process_madvise": (440, 440),
     "process_mrelease": (448, 448), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "ptrace": (101, 117), "quotactl": (179, 60), "quotactl_fd": (443, 443), "reboot": (169, 142),
     "removexattr": (197, 14), "request_key": (249, 218), "rt_sigqueueinfo": (129, 138),
@@ -68,7 +70,7 @@ ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 # classic BPF: load a word of the call's data, compare, jump, return
 LOAD, EQUAL, AT_LEAST, ANY_BIT, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
-NUMBER, ARCHITECTURE, ARGUMENT = 0, 4, (16, 24)  # offsets in struct seccomp_data; low halves of the arguments
+NUMBER, ARCHITECTURE, ARGUMENT = 0, 4, (16, 24, 32)  # offsets in struct seccomp_data; low halves of the arguments
 ALLOW, REFUSE, UNKNOWN, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x80000000
 
 
@@ -120,10 +122,19 @@ def program(own: int, machine: str, file_attributes: bool) -> list[bytes]:
     ]  # fmt: skip
     for name in denied:
         lines += if_call(numbers[name], step(RETURN, REFUSE))
+    if file_attributes:  # before version 3, Landlock lets a file be cut short by opening it for reading
+        lines += if_call(numbers["openat2"], step(RETURN, UNKNOWN))  # its flags cannot be seen
+        for name, place in (("open", 1), ("openat", 2)):
+            flags = [step(LOAD, ARGUMENT[place]), step(AND, os.O_TRUNC | os.O_ACCMODE), step(EQUAL, os.O_TRUNC, 1, 0)]
+            lines += if_call(numbers[name], *flags, step(RETURN, ALLOW), step(RETURN, REFUSE))
     for name in ONLY_ITSELF:
         zero = [] if name == "kill" else [step(EQUAL, 0, 1, 0)]  # kill(0) means a whole group
         check = [step(LOAD, ARGUMENT[0]), *zero, step(EQUAL, own, 0, 1), step(RETURN, ALLOW), step(RETURN, REFUSE)]
         lines += if_call(numbers[name], *check)
+    lines += if_call(  # it cannot ask to live on when the judge has gone
+        numbers["prctl"], step(LOAD, ARGUMENT[0]), step(EQUAL, linux.PR_SET_PDEATHSIG, 1, 0), step(RETURN, ALLOW),
+        step(RETURN, REFUSE),
+    )  # fmt: skip
     lines += if_call(  # threads, but no processes
         numbers["clone"], step(LOAD, ARGUMENT[0]), step(ANY_BIT, CLONE_THREAD, 0, 1), step(RETURN, ALLOW),
         step(RETURN, REFUSE),

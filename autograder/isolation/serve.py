@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 
+from autograder.children import BROKEN, how_it_ended, status_of
 from autograder.isolation import namespaces
 from autograder.isolation.limits import MEGABYTE, Limits
 from autograder.isolation.room import Room
@@ -87,26 +88,29 @@ def load_ahead(modules: list[str]) -> None:
 
 
 def run(room: Room, jobs: int, results: int, kept: int) -> str:
-    """Run one job; how it ended: "done", "timeout", "flood" or the signal that ended it. The answer is in `kept`."""
+    """Run one job; how it ended, as an ordinary worker says it. The answer is in `kept`."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
+        status = BROKEN
         try:
             room.lock(keep=(jobs, writing))
             take_job(jobs, writing)
+            status = 0
         finally:
-            os._exit(0)
+            os._exit(status)
     os.close(writing)
     if not select.select([reading], [], [], START)[0] or os.read(reading, 1) != STARTED:
         raise SystemExit("a job could not be started")
     ending = gather(reading, kept, time.monotonic() + room.bounds.seconds, room.bounds.output * MEGABYTE)
+    status = status_of(child) if ending == "done" else None
     os.close(reading)
-    os.kill(child, signal.SIGKILL)
+    if status is None:
+        os.kill(child, signal.SIGKILL)
     if namespaces.own_tree:
         namespaces.end_all_others()
-    _, status = os.waitpid(child, 0)
     reap()
-    return signal.Signals(os.WTERMSIG(status)).name if ending == "done" and os.WIFSIGNALED(status) else ending
+    return how_it_ended(status) if ending == "done" else ending
 
 
 def take_job(jobs: int, writing: int) -> None:

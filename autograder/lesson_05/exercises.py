@@ -786,7 +786,7 @@ def update_cases(seed: int) -> list[Case]:
     coefs = [d.number(0.4, 0.9), d.number(0.1, 0.3)]
     ranges = [clip, value_clip, *coefs]
     return [
-        Case((which, 6, 1, [1, 6, *ranges, 100.0], 3.0, False), "a single step on the whole batch"),
+        Case((which, 8, 1, [1, 8, *ranges, 100.0], 3.0, False), "a single step on the whole batch"),
         Case((which + 1, 8, 1, [5, 8, *ranges, 100.0], 3.0, False), "five steps on the whole batch"),
         Case((which + 3, 18, 2, [2, 6, *ranges, 100.0], math.nan, False), "NaN outside of the mask, three minibatches"),
         Case((which + 4, 7, 3, [2, 4, *ranges, 0.05], -9.0, True), "a last minibatch that is smaller"),

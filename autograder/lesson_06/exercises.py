@@ -179,15 +179,26 @@ def wilson_by_torch(wins, n, z=1.96):
     return (center - half).clamp(0, 1), (center + half).clamp(0, 1)
 
 
+def wilson_plus_four(wins, n, z=1.96):
+    share = (wins + 2) / (n + 4)
+    half = z * math.sqrt(share * (1 - share) / (n + 4))
+    return max(0.0, share - half), min(1.0, share + half)
+
+
 WILSON = Exercise(
     wilson_interval,
     points=2,
     cases=wilson_cases,
     result="float",
     parts=("low", "high"),
+    asks="(low, high), a pair of numbers,",
     variants=(wilson_by_counts, wilson_by_roots, wilson_by_torch),
     mistakes=(
         Mistake("textbook-interval", wilson_wald, "This is the textbook interval p ± z√(p(1−p)/n), which has no width at 0 wins and may leave [0, 1].", "0 wins in 20: how sure is it that the rate is exactly 0?"),
+        Mistake("half-wins-cut", lambda wins, n, z=1.96: wilson_interval(int(wins), n, z), "Half a win is cut off.", "What does a tie count?"),
+        Mistake("plus-four", wilson_plus_four, "Two wins and two losses are added, whatever z is.", "What stands under the root: the shifted share, or the observed one?"),
+        Mistake("center-shifted-twice", wilson(center=lambda p, n, z: p + z * z / n), "The center is shifted by z²/n instead of half of it.", "If nothing is known, with n tiny, where should the center be?"),
+        Mistake("scale-without-square", wilson(scale=lambda n, z: 1 + z / n), "z is not squared in the denominator.", "Which powers of z are in the formula?"),
         Mistake("textbook-interval-cut-off", wilson_wald_clipped, "This is the textbook interval, cut off at 0 and 1.", "0 wins in 20: how sure is it that the rate is exactly 0?"),
         Mistake("agresti-coull", wilson_agresti, "This is the Agresti–Coull interval, which looks alike but is wider.", "What stands under the root: the shifted share, or the observed one?"),
         Mistake("continuity-correction", wilson_continuity, "A continuity correction has been added.", "Which formula does the exercise ask for?"),
@@ -266,7 +277,8 @@ def best_cases(seed: int) -> list[Case]:
         Case((torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0]), 2), "rewards of 0 and 1"),
         Case((d.normal(1), 1), "a single reward"),
         Case((d.normal(120, scale=2.0), 16), "120 rewards", 1e-3, 1e-3),
-        Case((d.normal(1200, scale=2.0), 400), "the best of 400 of 1,200", 1e-2, 1e-2),
+        # beyond the range of float32, but not of float64: whoever sums before dividing is right, too
+        Case((d.normal(1000, scale=2.0), 64), "the best of 64 of 1,000", 1e-2, 1e-2),
     ]
 
 
@@ -321,6 +333,26 @@ def best_unsorted(rewards, n):
     return sum(math.comb(i, n - 1) / math.comb(total, n) * r for i, r in enumerate(rewards.double().tolist()))
 
 
+def best_weighted(weight):
+    """expected_best_of_n with other weights of the i-th smallest of `total` rewards, counted from 0."""
+
+    def best(rewards, n):
+        ordered = sorted(rewards.double().tolist())
+        return sum(weight(i, len(ordered), n) * r for i, r in enumerate(ordered))
+
+    return best
+
+
+def best_merged(rewards, n):
+    distinct = rewards.unique()
+    return best_by_weights(distinct if len(distinct) >= n else rewards, n)
+
+
+def best_summed(rewards, n):
+    total, ordered = len(rewards), sorted(rewards.tolist())
+    return sum(math.comb(i, n - 1) * ordered[i] for i in range(n - 1, total)) / math.comb(total, n)
+
+
 def best_in_place(rewards, n):
     rewards.copy_(rewards.sort().values)
     return best_by_weights(rewards, n)
@@ -335,13 +367,20 @@ BEST = Exercise(
     points=3,
     cases=best_cases,
     result="float",
-    variants=(best_by_subsets, best_by_weights, best_by_logs),
+    variants=(best_by_subsets, best_by_weights, best_summed, best_by_logs),
     mistakes=(
         Mistake("plain-maximum", lambda r, n: r.max().item(), "The maximum of all samples is taken, whatever n is.", "You have 100 samples. Is the best of them what the best of 2 would be?"),
         Mistake("first-n", lambda r, n: r[:n].max().item(), "Only the first n samples are used.", "What do the other samples tell?"),
         Mistake("last-n", lambda r, n: r[-n:].max().item(), "Only the last n samples are used.", "What do the other samples tell?"),
         Mistake("blocks", best_in_blocks, "The samples are cut into blocks of n, so that the answer depends on their order.", "Should the estimate change if the same samples come in another order?"),
         Mistake("with-replacement", best_with_replacement, "The samples are drawn with replacement.", "Can the same sample be two of the n?"),
+        Mistake("weights-too-low", best_weighted(lambda i, total, n: math.comb(i, n) / math.comb(total, n)), "The other members of a subset are counted as n, not as n − 1.", "If a reward is the largest of its subset, how many others are in it?"),
+        Mistake("not-divided", best_weighted(lambda i, total, n: math.comb(i, n - 1)), "The weights do not sum to 1.", "In how many subsets is any of the rewards the largest?"),
+        Mistake("ordered-subsets", best_weighted(lambda i, total, n: math.perm(i, n - 1) / math.perm(total, n)), "The order within a subset counts above, but not below.", "Does the order in which the n were drawn change which is the largest?"),
+        Mistake("starts-one-late", best_weighted(lambda i, total, n: math.comb(i, n - 1) / math.comb(total, n) if i >= n else 0.0), "The smallest reward that can be a maximum is left out.", "Can the n-th smallest reward be the largest of n?"),
+        Mistake("sliding-windows", lambda rewards, n: rewards.unfold(0, n, 1).amax(1).mean().item(), "Only subsets of neighbours are looked at.", "Which subsets of n are there besides those in a row?"),
+        Mistake("equal-rewards-merged", best_merged, "Equal rewards are counted once.", "If half of the samples score 1, how likely is a 1 among two of them?"),
+        Mistake("upper-quantile", lambda rewards, n: torch.quantile(rewards.double(), 1 - 1 / n).item(), "It is a quantile of the rewards.", "Is the largest of n always at the same place of the order?"),
         Mistake("random-subsets", best_of_random, "A few random subsets stand for all of them.", "Can the mean over all subsets be written down without drawing any?"),
         Mistake("top-n-mean", lambda r, n: r.topk(n).values.mean().item(), "The best n samples are averaged.", "Is the mean of the n best the best of n?"),
         Mistake("mean", lambda r, n: r.mean().item(), "It is the mean reward.", "For which n is the best of n the mean?"),
@@ -387,6 +426,13 @@ def pass_by_floats(n, c, k):
 def pass_by_lgamma_alone(n, c, k):
     fails = math.lgamma(n - c + 1) - math.lgamma(n - c - k + 1) - math.lgamma(n + 1) + math.lgamma(n - k + 1)
     return 1 - math.exp(fails)
+
+
+def pass_by_lgamma32(n, c, k):
+    if n - c < k:
+        return 1.0
+    wrong, most, all_of, rest = (torch.lgamma(torch.tensor(x + 1.0)) for x in (n - c, n - c - k, n, n - k))
+    return (1 - torch.exp(wrong - most - all_of + rest)).item()
 
 
 def pass_by_zero_factor(n, c, k):
@@ -437,6 +483,11 @@ PASS = Exercise(
         Mistake("first-factor-missing", lambda n, c, k: 1 - math.prod(1 - k / i for i in range(n - c + 2, n + 1)) if n - c >= k else 1.0, "A factor of the product is missing.", "How many factors does the product have: c, or c − 1?"),
         Mistake("one-factor-too-many", lambda n, c, k: 1 - math.prod(1 - k / i for i in range(max(n - c, k), n + 1)) if n - c >= k else 1.0, "The product has one factor too many.", "How many factors does the product have?"),
         Mistake("log-gamma-below-zero", pass_by_lgamma_alone, "Where fewer samples are wrong than there are tries, log-gamma is asked at 0 or below, where it has no value.", "8 of 10 are right, and you have 3 tries. Can all three fail?"),
+        Mistake("right-and-wrong-swapped", lambda n, c, k: 1 - math.comb(c, k) / math.comb(n, k), "It is the probability that not all of the k are right.", "Of which samples must all k be, so that none is right?"),
+        Mistake("denominators-stay", lambda n, c, k: 1 - math.prod(max(0, n - c - i) / n for i in range(k)), "Every try draws from all n samples.", "How many samples are left for the second try?"),
+        Mistake("zero-when-few-are-wrong", lambda n, c, k: 0.0 if n - c < k else pass_by_comb(n, c, k), "It says 0 where there are fewer wrong samples than tries.", "8 of 10 are right, and you have 3 tries. Can all three fail?"),
+        Mistake("one-try-too-few", lambda n, c, k: pass_by_comb(n, c, k - 1), "One try too few is counted.", "With k = 1, how many factors does the product have?"),
+        Mistake("log-gamma-in-float32", pass_by_lgamma32, "Log-gamma of 10,000 is about 82,000, and float32 has no digits left for what counts.", "How many digits does float32 hold?"),
         Mistake("one-too-early", lambda n, c, k: 1.0 if n - c <= k else pass_by_comb(n, c, k), "It says 1 where there are just as many wrong samples as tries.", "3 of 10 are wrong, and you have 3 tries. Can all three fail?"),
         Mistake("overflows", lambda n, c, k: 1.0 if n - c < k else pass_by_floats(n, c, k), "The factorials are too large for a float.", "How large is 10,000 factorial?"),
         Mistake("n-minus-c-over-n", lambda n, c, k: 1 - (n - c) / n**k, "Only one factor has a numerator.", "How likely is it that the first try fails? And the second, after that?"),
@@ -464,6 +515,10 @@ def pareto_cases(seed: int) -> list[Case]:
         Case((torch.arange(5.0), torch.arange(5.0)), "more reward for more KL"),
         Case((torch.arange(5.0), -torch.arange(5.0)), "less reward for more KL"),
         Case((kl.flip(0), reward + torch.linspace(0, 2, 9)), "nine other points"),
+        Case(
+            (torch.tensor([1.0, 1.0001, 2.0, 3.0, 3.0]), torch.tensor([0.5, 0.5001, 0.5001, 0.9, 0.9001])),
+            "points that hardly differ",
+        ),
     ]
 
 
@@ -519,6 +574,11 @@ def pareto_by_envelope(kl, reward):
     return torch.logical_not(beaten.any(1))
 
 
+def pareto_nearly(kl, reward):
+    better = (kl[:, None] < kl - 1e-3) | (reward[:, None] > reward + 1e-3)
+    return ~((kl[:, None] <= kl + 1e-3) & (reward[:, None] >= reward - 1e-3) & better).any(dim=0)
+
+
 PARETO = Exercise(
     pareto_front,
     points=2,
@@ -531,6 +591,7 @@ PARETO = Exercise(
         Mistake("more-kl-is-better", pareto(lambda ki, kj, ri, rj: (ki >= kj) & (ri >= rj) & ((ki > kj) | (ri > rj))), "More KL counts as better.", "Is KL a cost or a gain?"),
         Mistake("less-reward-is-better", pareto(lambda ki, kj, ri, rj: (ki <= kj) & (ri <= rj) & ((ki < kj) | (ri < rj))), "Less reward counts as better.", "Is reward a cost or a gain?"),
         Mistake("either-is-enough", pareto(lambda ki, kj, ri, rj: (ki < kj) | (ri > rj)), "A point that is better in one of the two beats, however bad it is in the other.", "A point with a little less KL and far less reward: does it beat?"),
+        Mistake("hardly-better-does-not-count", pareto_nearly, "A point that is only a little better does not beat.", "How much better must a point be?"),
         Mistake("first-of-equals", pareto_best_so_far, "Of points with the same KL or the same values, only one is kept.", "Two runs come out the same. Is one of them better?"),
         Mistake("kl-tie-ignored", pareto(lambda ki, kj, ri, rj: (ki < kj) & (ri >= rj)), "Points with the same KL do not beat each other.", "Same KL, more reward: which of the two would you keep?"),
         Mistake("reward-tie-ignored", pareto(lambda ki, kj, ri, rj: (ki <= kj) & (ri > rj)), "Points with the same reward do not beat each other.", "Same reward, less KL: which of the two would you keep?"),

@@ -120,7 +120,8 @@ def solved_notebook(lesson: Lesson, draft: bool = False) -> NotebookNode:
 
     def heading(match: re.Match) -> str:
         name, minutes = match.groups()
-        return f"### Exercise {order[name]} · `{name}` · {points[name]:g} points · about {minutes} minutes"
+        worth = f"{points[name]:g} point{'' if points[name] == 1 else 's'}"
+        return f"### Exercise {order[name]} · `{name}` · {worth} · about {minutes} minutes"
 
     notebook = jupytext.reads(HEADING.sub(heading, lesson.text), fmt="md")
     cells = []

@@ -24,6 +24,9 @@ def sequence_cases(seed: int) -> list[Case]:
         Case(
             (torch.zeros(2, 3).masked_fill(d.ragged(2, 3), -1.5), d.ragged(2, 3)), "log-probs of 0 outside of the mask"
         ),
+        Case(
+            (-d.uniform(120, 150, 2, 3), torch.ones(2, 3, dtype=torch.bool)), "tokens as unlikely as e^-120", 1e-5, 1e-4
+        ),
     ]
 
 
@@ -57,12 +60,20 @@ def sequence_by_cumsum(token_logprobs, mask):
     return torch.where(mask, token_logprobs, torch.zeros_like(token_logprobs)).cumsum(dim=1)[:, -1]
 
 
+def sequence_of_first_columns(token_logprobs, mask):
+    return torch.stack([row[: int(keep.sum())].sum() for row, keep in zip(token_logprobs, mask, strict=True)])
+
+
+def sequence_by_finite_numbers(token_logprobs, mask):
+    return (token_logprobs.nan_to_num() * mask).sum(dim=1)
+
+
 SEQUENCE = Exercise(
     sequence_logprobs,
     points=1,
     cases=sequence_cases,
     trained=(0,),
-    variants=(sequence_by_row, sequence_by_fill, sequence_by_cumsum),
+    variants=(sequence_by_row, sequence_by_fill, sequence_by_cumsum, sequence_by_finite_numbers),
     mistakes=(
         Mistake("mean-over-tokens", lambda x, m: summed(x, m) / m.sum(dim=1), "The tokens are averaged.", "The probability of a response is a product over its tokens. What is its logarithm?"),
         Mistake("mean-over-columns", lambda x, m: torch.where(m, x, 0.0).mean(dim=1), "The sum is divided by the width of the batch.", "Does a response become more likely when it stands beside a longer one?"),
@@ -74,6 +85,10 @@ SEQUENCE = Exercise(
         Mistake("probabilities", lambda x, m: summed(x, m).exp(), "The probability is returned, not its logarithm.", "In which unit is the result?"),
         Mistake("sum-of-probabilities", lambda x, m: torch.where(m, x.exp(), 0.0).sum(dim=1), "Probabilities are added.", "What does one do with the probabilities of tokens to get that of the response?"),
         Mistake("first-token-dropped", sequence_shifted, "The first column is left out.", "Have the log-probs been shifted already?"),
+        Mistake("first-columns", sequence_of_first_columns, "As many columns as there are tokens are summed, wherever the mask begins.", "Does every response begin in column 0?"),
+        Mistake("unlikely-tokens-bounded", lambda x, m: torch.where(m, x.clamp(min=-20), 0.0).sum(dim=1), "Very unlikely tokens are made less unlikely.", "May a token have a log-probability of −100?"),
+        Mistake("squeezed", lambda x, m: summed(x, m).squeeze(), "A batch of one loses its dimension.", "What shape should the result have for a single response?"),
+        Mistake("mean-over-root-length", lambda x, m: summed(x, m) / m.sum(dim=1).sqrt(), "The sum is divided by the root of the length.", "The probability of a response is a product over its tokens. What is its logarithm?"),
         Mistake("negative", lambda x, m: -summed(x, m), "The sign is that of a loss.", "Is a log-probability above or below 0?"),
         Mistake("no-gradient", lambda x, m: summed(x.detach(), m), "No gradient comes through.", "What will the loss train?"),
         Mistake("in-place", sequence_in_place, "It writes into the log-probs that it was given.", "Who else needs these log-probs?"),
@@ -205,8 +220,8 @@ DPO = Exercise(
         Mistake("no-reference", dpo(gap=lambda pc, pr, rc, rr: pc - pr), "The reference is left out.", "A response that was likely from the beginning: should the policy get credit for it?"),
         Mistake("reference-added", dpo(gap=lambda pc, pr, rc, rr: (pc - pr) + (rc - rr)), "The reference is added instead of subtracted.", "What should h be while the policy is still the reference?"),
         Mistake("reference-only-for-chosen", dpo(gap=lambda pc, pr, rc, rr: pc - rc - pr), "The reference is subtracted from the chosen response only.", "What should h be while the policy is still the reference?"),
-        Mistake("policy-and-reference-swapped", dpo(gap=lambda pc, pr, rc, rr: (rc - rr) - (pc - pr)), "Policy and reference have changed places.", "Should the loss fall or rise as the policy comes to prefer the chosen response?", twins=("chosen-and-rejected-swapped",)),
-        Mistake("chosen-and-rejected-swapped", dpo(gap=lambda pc, pr, rc, rr: (pr - pc) - (rr - rc)), "Chosen and rejected have changed places.", "Which of the two should become more likely?", twins=("policy-and-reference-swapped",)),
+        Mistake("policy-and-reference-swapped", dpo(gap=lambda pc, pr, rc, rr: (rc - rr) - (pc - pr)), "Policy and reference have changed places.", "Should the loss fall or rise as the policy comes to prefer the chosen response?", twins=("chosen-and-rejected-swapped", "smoothing-swapped")),
+        Mistake("chosen-and-rejected-swapped", dpo(gap=lambda pc, pr, rc, rr: (pr - pc) - (rr - rc)), "Chosen and rejected have changed places.", "Which of the two should become more likely?", twins=("policy-and-reference-swapped", "smoothing-swapped")),
         Mistake("rejected-added", dpo(gap=lambda pc, pr, rc, rr: (pc - rc) + (pr - rr)), "The rejected response's log-ratio is added.", "Should the loss care about the sum of the two, or about their difference?"),
         Mistake("beta-outside", dpo_beta_outside, "β multiplies the loss, and not the log-ratio.", "Is β a learning rate, or the scale of the rewards inside the sigmoid?"),
         Mistake("beta-ignored", dpo(scale=lambda h, b: h), "β is not used.", "What decides how far the policy may go from the reference?"),
@@ -214,17 +229,25 @@ DPO = Exercise(
         Mistake("beta-on-policy-only", lambda pc, pr, rc, rr, beta, label_smoothing=0.0: dpo()(beta * pc, beta * pr, rc, rr, 1.0, label_smoothing), "β multiplies the policy's part only.", "What should h be while the policy is still the reference?"),
         Mistake("sigmoid-of-the-mean", dpo_of_mean, "The sigmoid is taken of the mean.", "Is the mean of a function the function of the mean?"),
         Mistake("no-logarithm", dpo(log=lambda h: torch.sigmoid(h)), "The logarithm is missing.", "What is the likelihood's loss, and where is its logarithm?"),
-        Mistake("log-of-sigmoid", dpo(log=lambda h: torch.log(torch.sigmoid(h))), "log(sigmoid(h)) is computed in two steps, and is −∞ where the sigmoid underflows.", "What is the logarithm of a probability that has been rounded to 0?"),
+        Mistake("log-of-sigmoid", dpo(log=lambda h: torch.log(torch.sigmoid(h))), "log(sigmoid(h)) is computed in two steps, and is −∞ where the sigmoid underflows.", "What is the logarithm of a probability that has been rounded to 0?", twins=("log-of-one-plus-exp",)),
         Mistake("log-with-eps", dpo(log=lambda h: torch.log(torch.sigmoid(h) + 1e-8)), "A small number in the logarithm hides the underflow, and cuts the gradient where it is needed most.", "How large can this loss become, and how large should it?"),
         Mistake("log-of-one-plus-exp", dpo(log=lambda h: -torch.log(1 + torch.exp(-h))), "log(1 + exp(−h)) overflows.", "What is exp(10,000)?", twins=("log-of-sigmoid",)),
         Mistake("hinge", dpo(log=lambda h: -F.relu(1 - h)), "This is a hinge loss.", "Which function does the Bradley–Terry model put around the difference of rewards?"),
-        Mistake("smoothing-ignored", dpo(smooth=lambda log, h, e: -log(h)), "The label smoothing is not used.", "What if a share ε of the labels is the wrong way round?"),
+        Mistake("smoothing-ignored", dpo(smooth=lambda log, h, e: -log(h)), "The label smoothing is not used.", "What if a share ε of the labels is the wrong way round?", twins=("smoothing-with-the-same-sign",)),
         Mistake("smoothing-swapped", dpo(smooth=lambda log, h, e: -(e * log(h) + (1 - e) * log(-h))), "ε and 1 − ε have changed places.", "What should be left when ε is 0?", twins=("policy-and-reference-swapped", "chosen-and-rejected-swapped")),
         Mistake("smoothing-with-the-same-sign", dpo(smooth=lambda log, h, e: -((1 - e) * log(h) + e * log(h))), "The second term does not look at −h.", "What is the probability that the label is wrong?", twins=("smoothing-ignored",)),
         Mistake("smoothing-subtracted", dpo(smooth=lambda log, h, e: -((1 - e) * log(h) - e * log(-h))), "The second term has the wrong sign.", "Both terms are log-likelihoods: which sign does each have in a loss?"),
         Mistake("smoothing-one-sided", dpo(smooth=lambda log, h, e: -(1 - e) * log(h)), "The term with ε is missing.", "Where do the ε wrong labels go?"),
         Mistake("robust", dpo(smooth=lambda log, h, e: -((1 - e) * log(h) - e * log(-h)) / (1 - 2 * e)), "This is another loss for noisy labels, which subtracts and divides by 1 − 2ε.", "Which formula does this exercise ask for?"),
         Mistake("smoothing-halved", dpo(smooth=lambda log, h, e: -((1 - e / 2) * log(h) + e / 2 * log(-h))), "Half of ε is used.", "How many of the labels are assumed to be wrong?"),
+        Mistake("bounded", dpo(scale=lambda h, b: (b * h).clamp(-20, 20)), "h is cut off, so that pairs that are far wrong have no gradient.", "Which pairs should teach the policy most?"),
+        Mistake("no-gradient-at-the-start", dpo(log=lambda h: -(torch.relu(-h) + torch.log1p(torch.exp(-h.abs())))), "This form of log σ is right, but at h = 0 torch's gradient of both its parts is 0, and h is 0 while the policy is still the reference.",
+                "With which h does every DPO run begin, and what gradient does your function have there?"),
+        Mistake("all-pairs", lambda pc, pr, rc, rr, beta, label_smoothing=0.0: dpo()(pc[:, None], pr, rc[:, None], rr, beta, label_smoothing), "Every chosen response is compared with every rejected one.", "Which rejected response belongs to a chosen one?"),
+        Mistake("ratio-of-logs", dpo(gap=lambda pc, pr, rc, rr: pc / rc - pr / rr), "Log-probabilities are divided.", "What is the logarithm of a ratio?"),
+        Mistake("probabilities", dpo(gap=lambda pc, pr, rc, rr: torch.exp(pc - rc) - torch.exp(pr - rr)), "Ratios are subtracted, not their logarithms.", "What is h made of: ratios, or their logarithms?"),
+        Mistake("beta-on-reference-only", lambda pc, pr, rc, rr, beta, label_smoothing=0.0: dpo()(pc, pr, beta * rc, beta * rr, 1.0, label_smoothing), "β multiplies the reference's part only.", "What should h be while the policy is still the reference?"),
+        Mistake("always-smoothed", lambda pc, pr, rc, rr, beta, label_smoothing=0.1: dpo_loss(pc, pr, rc, rr, beta, label_smoothing), "Labels are smoothed without being asked.", "What does the loss look like if nothing is said about label smoothing?"),
         Mistake("ipo", lambda pc, pr, rc, rr, beta, label_smoothing=0.0: ((pc - pr - (rc - rr).detach() - 1 / (2 * beta)) ** 2).mean(), "This is IPO's square.", "Which function does DPO apply to h?"),
         Mistake("wrong-sign", dpo(smooth=lambda log, h, e: (1 - e) * log(h) + e * log(-h)), "The sign is that of a likelihood, not of a loss.", "Is the result minimised or maximised?"),
         Mistake("summed", dpo(mean=torch.sum), "The pairs are summed.", "Should a larger batch have a larger loss?"),
@@ -246,10 +269,11 @@ def reward_cases(seed: int) -> list[Case]:
     d = Draw(seed)
     ref = -d.uniform(10, 30, 4)
     return [
-        Case((ref + d.away_from_zero(4), ref, d.number(0.2, 0.8)), "four responses"),
+        Case((ref + d.away_from_zero(4), ref, 0.25), "four responses"),
         Case((ref + d.away_from_zero(4), ref, d.number(1.5, 3)), "a β above 1"),
         Case((ref.clone(), ref, 0.3), "a policy that is still the reference"),
         Case((ref[:1] + 1, ref[:1], 0.3), "a single response"),
+        Case((ref + 300 * d.signs(4), ref, 0.7), "responses on which the policy has moved far"),
     ]
 
 
@@ -287,6 +311,11 @@ REWARD = Exercise(
         Mistake("probabilities", lambda p, r, b: (b * (p.exp() - r.exp())).detach(), "Probabilities are subtracted.", "Which difference is the logarithm of a ratio?"),
         Mistake("ratio", lambda p, r, b: (b * (p - r).exp()).detach(), "The ratio is used, not its logarithm.", "What is the reward of a policy that has not moved: 0 or β?"),
         Mistake("sigmoid", lambda p, r, b: torch.sigmoid(b * (p - r)).detach(), "A sigmoid is applied.", "Is a reward a probability?"),
+        Mistake("bounded", lambda p, r, b: (b * (p - r)).detach().clamp(-10, 10), "Large rewards are cut off.", "How large may a log-ratio be?"),
+        Mistake("beta-on-policy-only", lambda p, r, b: (b * p - r).detach(), "β multiplies the policy's part only.", "What is the reward of a policy that has not moved?"),
+        Mistake("added", lambda p, r, b: (b * (p + r)).detach(), "The reference is added.", "What is the reward of a policy that has not moved?"),
+        Mistake("gradient-of-the-reference", lambda p, r, b: b * (p.detach() - r), "The rewards carry a gradient of the reference.", "These numbers are logged. What should they be able to train?"),
+        Mistake("squeezed", lambda p, r, b: (b * (p - r)).detach().squeeze(), "A batch of one loses its dimension.", "What shape should the result have for a single response?"),
         Mistake("centred", lambda p, r, b: (b * (p - r - (p - r).mean())).detach(), "The mean is subtracted.", "Should a response's reward depend on the others in its batch?"),
         Mistake("averaged", lambda p, r, b: (b * (p - r)).mean().detach(), "The rewards are averaged.", "How many rewards are asked for?"),
         Mistake("in-place", reward_in_place, "It writes into the reference's log-probs.", "Who else needs them?"),
@@ -310,7 +339,7 @@ def ipo_cases(seed: int) -> list[Case]:
         Case((*averages(4), d.number(1.5, 3)), "a β above 1"),
         Case((*averages(1), d.number(0.2, 0.45)), "a single pair"),
         Case((*same, *same, 0.3), "a policy that is still the reference"),
-        Case((*averages(5, 4.0), 0.7), "pairs on which the policy has moved far"),
+        Case((*averages(5, 40.0), 0.7), "pairs on which the policy has moved far"),
     ]
 
 
@@ -377,6 +406,12 @@ IPO = Exercise(
         Mistake("target-half", ipo(loss=lambda g, b: (g - 0.5) ** 2), "The target does not depend on β.", "What is β for?"),
         Mistake("scaled-inside", ipo(loss=lambda g, b: (b * g - 0.5) ** 2), "Everything is multiplied by β, so that the loss is β² times too small.", "Is (βx − ½)² the same as (x − 1/(2β))²?"),
         Mistake("target-one", ipo(loss=lambda g, b: (b * g - 1) ** 2), "β multiplies the gap and the target is 1.", "To which gap should a pair be pulled?"),
+        Mistake("beta-on-the-gap", ipo(loss=lambda g, b: (b * g - 1 / (2 * b)) ** 2), "β multiplies the gap besides being in the target.", "Where does β stand in this loss?"),
+        Mistake("weighted-by-beta", ipo(loss=lambda g, b: b * (g - 1 / (2 * b)) ** 2), "The loss is multiplied by β.", "Where does β stand in this loss?"),
+        Mistake("target-twice-beta", ipo(loss=lambda g, b: (g - 2 * b) ** 2), "The target is 2β.", "Should a stronger tie to the reference make the target larger or smaller?"),
+        Mistake("root", ipo(mean=lambda x: x.mean().sqrt()), "The root of the mean is taken.", "Which power does the loss have?"),
+        Mistake("all-pairs", lambda pc, pr, rc, rr, beta: ipo()(pc[:, None], pr, rc[:, None], rr, beta), "Every chosen response is compared with every rejected one.", "Which rejected response belongs to a chosen one?"),
+        Mistake("chosen-detached", lambda pc, pr, rc, rr, beta: ipo_loss(pc.detach(), pr, rc, rr, beta), "No gradient reaches the chosen response.", "Should the policy also learn what to write?"),
         Mistake("no-target", ipo(loss=lambda g, b: g**2), "There is no target.", "Where would this loss pull a policy that has learned something?"),
         Mistake("target-added", ipo(loss=lambda g, b: (g + 1 / (2 * b)) ** 2), "The target has the wrong sign.", "Should the chosen response become more or less likely?", twins=("chosen-and-rejected-swapped",)),
         Mistake("no-reference", ipo(gap=lambda pc, pr, rc, rr: pc - pr), "The reference is left out.", "A pair in which the chosen response was likely from the beginning: has the policy learned it?"),

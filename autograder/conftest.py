@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 SUBMISSIONS = "lessons"
+SLOW = "hypothesispytest"  # loads all of Hypothesis for its summary, which takes a second
 WORKER = pytest.StashKey()
+SUBMITTED = pytest.StashKey()
 GRADERS = pytest.StashKey()
 VERDICTS = pytest.StashKey()
 TROUBLE = pytest.StashKey()
@@ -23,14 +26,19 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.stash[GRADERS], config.stash[VERDICTS], config.stash[TROUBLE] = {}, {}, []
+    config.stash.setdefault(TROUBLE, [])
+    for key in (SUBMITTED, GRADERS, VERDICTS):
+        config.stash[key] = {}
     asked = [is_ours(argument, config) for argument in config.args]
     if getattr(config.option, "collectonly", False) or not any(asked):
         return
-    worker_of(config).start()  # it loads torch while pytest collects
+    if any(anything_written(config, lesson) for lesson in lessons_in(config.args)):
+        worker_of(config).start()  # it loads torch while this process does
     if all(asked):
         config.option.tbstyle = "no"  # the report says it shorter
         config.option.reportchars = ""
+        if config.pluginmanager.hasplugin(SLOW):
+            config.pluginmanager.unregister(name=SLOW)
 
 
 def is_ours(argument: str, config) -> bool:
@@ -40,6 +48,42 @@ def is_ours(argument: str, config) -> bool:
         return True
     path = (config.invocation_params.dir / place).resolve()
     return path == here or here in path.parents
+
+
+def lessons_in(arguments) -> list[str]:
+    """The lessons that are named, all if none is."""
+    from autograder.exercise import LESSONS
+
+    named = [lesson for lesson in LESSONS if any(lesson in str(argument) for argument in arguments)]
+    return named or list(LESSONS)
+
+
+def anything_written(config, lesson) -> bool:
+    """Whether code will have to run, as far as can be seen without loading the exercises, which load torch."""
+    from autograder.submission import SubmissionError
+
+    source = (Path(__file__).parent / lesson / "exercises.py").read_text(encoding="utf-8")
+    names = re.findall(r"Exercise\(\s*(\w+),", source)
+    try:
+        submission = submission_of(config, lesson)
+    except SubmissionError:
+        return False
+    defined = [submission.definitions(name) for name in names]
+    return any(statements and not statements[-1].is_stub for statements in defined)
+
+
+def submission_of(config, lesson):
+    """The submission, which is read once.
+
+    Raises:
+        SubmissionError: it cannot be read.
+    """
+    from autograder.submission import read_submission
+
+    if lesson not in config.stash[SUBMITTED]:
+        path = config.getoption("--submission", None) or default_submission(config, lesson)
+        config.stash[SUBMITTED][lesson] = read_submission(path, lesson)
+    return config.stash[SUBMITTED][lesson]
 
 
 def worker_of(config):
@@ -102,14 +146,17 @@ class Graded(pytest.Item):
 def grader_of(config, lesson):
     """One grader for a lesson: the submission is read once."""
     from autograder.grade import Grader
+    from autograder.submission import Submission, SubmissionError
 
     graders = config.stash[GRADERS]
     if lesson not in graders:
-        path = config.getoption("--submission", None)
-        given, seed = path or default_submission(config, lesson), config.getoption("--seed", 0)
-        graders[lesson] = Grader(lesson, given, worker_of(config), seed)
-        if graders[lesson].problem and not path:
-            graders[lesson].problem += "; say where yours is with --submission PATH"
+        seed, given = config.getoption("--seed", 0), config.getoption("--submission", None)
+        try:
+            graders[lesson] = Grader(lesson, submission_of(config, lesson), worker_of(config), seed)
+        except SubmissionError as error:
+            graders[lesson] = Grader(lesson, Submission([]), worker_of(config), seed)
+            hint = "" if given else "; say where yours is with --submission PATH"
+            graders[lesson].problem = f"{error}{hint}"
     return graders[lesson]
 
 

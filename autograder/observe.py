@@ -138,10 +138,7 @@ def copy_of(argument: object) -> object:
 
 def reset() -> None:
     """The same global state before every call, whatever a notebook has set."""
-    if torch.get_default_device().type != "cpu":
-        torch.set_default_device(None)
-    while _len_torch_function_stack():
-        _pop_torch_function_stack()
+    leave_modes()
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
     torch.set_autocast_enabled("cpu", False)
@@ -157,9 +154,19 @@ def reset() -> None:
         numpy.random.seed(UNUSUAL)
 
 
+def leave_modes() -> None:
+    """Nothing stands between a call of torch's functions and what they do."""
+    if torch.get_default_device().type != "cpu":
+        torch.set_default_device(None)
+    while _len_torch_function_stack():
+        _pop_torch_function_stack()
+
+
 def global_state() -> dict[str, object]:
-    """What a function must leave as it found it; the generators move on."""
-    return {**next_numbers(), **settings()}
+    """What a function must leave as it found it; the generators move on, and modes are left."""
+    found = settings()
+    leave_modes()
+    return {**next_numbers(), **found}
 
 
 def settings() -> dict[str, object]:

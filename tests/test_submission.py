@@ -219,7 +219,7 @@ CELLS = {
     # not the same every time
     "wrong on the second call": (["seen = []\n" + HEAD + "    seen.append(1)\n    return policy + a * value - b * entropy + (len(seen) > 20)\n"], "failed", "the same arguments gave the right answer once"),
     "wrong now and then": (["import random\nodd = random.Random()\n" + HEAD + "    return policy + a * value - b * entropy * (1 if odd.random() > 0.2 else 2)\n"], "failed", ""),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -312,7 +312,7 @@ FILES = {
     "main guard": ("a.py", RIGHT + f"if __name__ == '__main__':\n    import time\n    time.sleep(3600)\n    {WRONG.splitlines()[0]}\n        return 1\n", "passed", ""),
     "empty script": ("a.py", "", "missing", "no code cell defines"),
     "notebook called a script": ("a.py", notebook(RIGHT), "passed", ""),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -357,7 +357,7 @@ FOLDERS = {
     "only text": ({"readme.md": "hello"}, "missing", "no notebook and no Python file"),
     "nothing": ({}, "missing", "no notebook and no Python file"),
     "somebody's packages": ({"a.ipynb": notebook(RIGHT), "venv/lib/x.py": WRONG, "node_modules/y.py": WRONG}, "passed", ""),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -434,7 +434,7 @@ SPECIAL = {
     "nothing there": (lambda folder: None, "no_such_file.ipynb", "missing", "does not exist"),
     "no path": (lambda folder: None, "a\0b", "missing", "does not exist"),
     "long path": (lambda folder: None, "x" * 5000, "missing", "name too long"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes need rights there")

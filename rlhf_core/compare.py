@@ -78,6 +78,7 @@ class Bench:
         generator = generator_for(self.seed, draw, 3)
         uniforms = torch.rand(len(prompts), self.max_new_tokens, dtype=torch.float64, generator=generator)
         eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        policy.temperature = self.reference.temperature = self.temperature  # the KL is that of what is sampled
         for start in range(0, len(prompts), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             encoded = self.tokenizer(prompts[rows], padding=True, return_tensors="pt").to(self.device)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf_core.compare import Bench
 from rlhf_core.experience import Experience, Responses
 from rlhf_core.models import (
     CachedNextLogits,
@@ -163,3 +164,9 @@ def test_a_folder_without_a_model_is_named(tmp_path, load):
 
 def test_pocket_is_a_name():
     assert resolve_model("pocket").endswith("pocket") and resolve_model("some/model") == "some/model"
+
+
+def test_the_kl_of_answers_is_that_of_the_temperature_at_which_they_were_sampled(model):
+    bench = Bench("pocket", PROMPTS, max_new_tokens=6, temperature=0.5, seed=0, device=torch.device("cpu"))
+    policy = Policy(model, critic=None, entropy_fn=None, temperature=2.0)  # equal weights, so equal at any temperature
+    assert bench.answer(policy, PROMPTS).kl.abs().max() < 1e-4

@@ -6,6 +6,8 @@ import re
 
 from autograder.statements import BUILTINS, Statement, read_statements
 
+MAX_PASSES = 100  # a helper that needs a helper … so often: nobody's code, but somebody's try to keep the grader busy
+
 
 class Selection:
     """The statements that a name needs.
@@ -27,14 +29,16 @@ class Selection:
         self.pool = [s for file in files for s in file]
         self.at_home = set(self.home)
         self.bound_at_home = {n for s in self.home for n in s.binds}
+        self.bound = {n for s in self.pool for n in s.binds}
         self.imported = {n for s in self.pool if s.is_import for n in s.binds}
         self.definable = {n for s in self.pool for n in s.binds if s.may_define(n)} | BUILTINS
         self.functions = self.imported | {n for s in self.pool if s.is_function for n in s.binds}
         self.plainly_bound = {n for s in self.pool if not s.is_loop for n in s.binds}
         self.wanted, self.values, self.attributes, self.triggers = {name}, set(), set(), set()
         self.chosen: set[Statement] = set()
-        while self.grow():
-            pass
+        for _ in range(MAX_PASSES):
+            if not self.grow():
+                break
 
     @property
     def statements(self) -> list[Statement]:
@@ -49,7 +53,7 @@ class Selection:
     @property
     def unresolved(self) -> set[str]:
         """Names that are wanted and bound nowhere."""
-        return self.wanted - {n for s in self.pool for n in s.binds} - BUILTINS
+        return self.wanted - self.bound - BUILTINS
 
     def grow(self) -> bool:
         """One pass over all statements; whether it added any."""

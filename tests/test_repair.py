@@ -16,6 +16,40 @@ from hypothesis import strategies as st
 
 pytest.importorskip("nbgrader", reason="nbgrader comes with the extra `teach`")
 
+from breakages import (  # noqa: E402
+    add,
+    as_list,
+    bad_id,
+    cell,
+    changed,
+    code,
+    delete,
+    delete_all_but,
+    drop_metadata,
+    duplicate,
+    each,
+    insert,
+    markdown,
+    merge,
+    move,
+    name_of,
+    old_format,
+    place_of,
+    random_id,
+    replace,
+    retype,
+    reverse,
+    set_marks,
+    set_metadata,
+    split,
+    strip_id,
+    strip_metadata,
+    swap_marks,
+    text,
+    to,
+    update_marks,
+    write,
+)
 from class_course import make_course, released, solved  # noqa: E402
 from nbgrader.nbgraderformat import MetadataValidator  # noqa: E402
 
@@ -45,214 +79,6 @@ class Given:
 def lesson(tmp_path_factory) -> Given:
     """Lesson 04, released by nbgrader."""
     return Given(tmp_path_factory.mktemp("repair"))
-
-
-# what can be done to a notebook: functions of its content that change it in place
-
-
-def name_of(cell: dict) -> str | None:
-    """nbgrader's name of a cell."""
-    marks = cell.get("metadata")
-    marks = marks.get("nbgrader") if isinstance(marks, dict) else None
-    return marks.get("grade_id") if isinstance(marks, dict) else None
-
-
-def place_of(notebook: dict, name: str) -> int:
-    """Where a marked cell is."""
-    return next(i for i, cell in enumerate(notebook["cells"]) if name_of(cell) == name)
-
-
-def cell(notebook: dict, name: str) -> dict:
-    """A marked cell."""
-    return notebook["cells"][place_of(notebook, name)]
-
-
-def text(one: dict) -> str:
-    """A cell's text."""
-    return "".join(one["source"]) if isinstance(one["source"], list) else one["source"]
-
-
-def code(source: str, marks: dict | None = None) -> dict:
-    """A code cell as in a file."""
-    metadata = {"nbgrader": marks} if marks else {}
-    return {"cell_type": "code", "source": source, "metadata": metadata, "outputs": [], "execution_count": None}
-
-
-def markdown(source: str) -> dict:
-    """A markdown cell as in a file."""
-    return {"cell_type": "markdown", "source": source, "metadata": {}}
-
-
-def each(change):
-    """Do something to every cell."""
-    return lambda notebook: [change(one) for one in notebook["cells"]]
-
-
-def to(name: str, change):
-    """Do something to one cell."""
-    return lambda notebook: change(cell(notebook, name))
-
-
-def strip_metadata(one: dict) -> None:
-    one["metadata"] = {}
-
-
-def drop_metadata(one: dict) -> None:
-    one.pop("metadata", None)
-
-
-def strip_id(one: dict) -> None:
-    one.pop("id", None)
-
-
-def random_id(one: dict) -> None:
-    one["id"] = os.urandom(4).hex()
-
-
-def bad_id(one: dict) -> None:
-    one["id"] = "no id, since it has blanks\n"
-
-
-def retype(kind: object):
-    def change(one: dict) -> None:
-        one["cell_type"] = kind
-        for key in ("outputs", "execution_count"):
-            one.pop(key, None)
-
-    return change
-
-
-def set_metadata(value: object):
-    return lambda one: one.update(metadata=value)
-
-
-def set_marks(value: object):
-    return lambda one: one.update(metadata={"nbgrader": copy.deepcopy(value)})
-
-
-def update_marks(**values):
-    return lambda one: one["metadata"]["nbgrader"].update(values)
-
-
-def write(source: str):
-    return lambda one: one.update(source=source)
-
-
-def add(source: str):
-    return lambda one: one.update(source=text(one) + source)
-
-
-def replace(old: str, new: str):
-    return lambda one: one.update(source=text(one).replace(old, new))
-
-
-def as_list(one: dict) -> None:
-    one["source"] = text(one).splitlines(keepends=True)
-
-
-def delete(*names: str):
-    def change(notebook: dict) -> None:
-        notebook["cells"] = [one for one in notebook["cells"] if name_of(one) not in names]
-
-    return change
-
-
-def delete_all_but(keep):
-    def change(notebook: dict) -> None:
-        notebook["cells"] = [one for one in notebook["cells"] if keep(one)]
-
-    return change
-
-
-def insert(place, *new: dict):
-    """Put cells before (-1), behind (0) or at the name of a cell; a number is a place."""
-
-    def change(notebook: dict) -> None:
-        at = place if isinstance(place, int) else place_of(notebook, place[0]) + place[1]
-        notebook["cells"][at:at] = [copy.deepcopy(one) for one in new]
-
-    return change
-
-
-def duplicate(name: str, shift: int, edit=lambda one: None):
-    """Copy a cell with its marks: shift 0 puts the copy before it, 1 behind it."""
-
-    def change(notebook: dict) -> None:
-        new = copy.deepcopy(cell(notebook, name))
-        edit(new)
-        notebook["cells"].insert(place_of(notebook, name) + shift, new)
-
-    return change
-
-
-def split(name: str, *marks: str, copied: bool = True):
-    """Split a cell before some texts, as JupyterLab does: blank lines at the cut go, and the marks are copied."""
-
-    def change(notebook: dict) -> None:
-        place, rest = place_of(notebook, name), text(cell(notebook, name))
-        pieces = []
-        for mark in marks:
-            before, _, after = rest.partition(mark)
-            pieces.append(before.rstrip("\n"))
-            rest = (mark + after).lstrip("\n")
-        whole = notebook["cells"].pop(place)
-        for number, source in enumerate([*pieces, rest]):
-            piece = copy.deepcopy(whole) | {"source": source}
-            if number and not copied:
-                piece["metadata"] = {}
-            notebook["cells"].insert(place + number, piece)
-
-    return change
-
-
-def merge(*names: str, between: str = "\n\n"):
-    """Merge cells into the first of them."""
-
-    def change(notebook: dict) -> None:
-        cell(notebook, names[0])["source"] = between.join(text(cell(notebook, name)) for name in names)
-        delete(*names[1:])(notebook)
-
-    return change
-
-
-def swap_marks(one: str, other: str):
-    def change(notebook: dict) -> None:
-        first, second = cell(notebook, one), cell(notebook, other)
-        first["metadata"], second["metadata"] = second["metadata"], first["metadata"]
-
-    return change
-
-
-def move(name: str, to: int):
-    def change(notebook: dict) -> None:
-        notebook["cells"].insert(to, notebook["cells"].pop(place_of(notebook, name)))
-
-    return change
-
-
-def reverse(notebook: dict) -> None:
-    notebook["cells"].reverse()
-
-
-def old_format(notebook: dict) -> None:
-    """Format 3: worksheets, headings, `input`; and marks, which it could have, too."""
-    cells = []
-    for one in notebook.pop("cells"):
-        source, new = text(one), {key: one[key] for key in ("cell_type", "metadata")}
-        heading = re.match(r"(#+) ([^\n]*)\n", source)
-        if one["cell_type"] == "code":
-            cells.append({**new, "input": source, "outputs": [], "language": "python", "collapsed": False})
-        elif heading:
-            title = {"cell_type": "heading", "level": len(heading.group(1)), "source": heading.group(2), "metadata": {}}
-            cells += [title, {**new, "source": source[heading.end() :]}]
-        else:
-            cells.append({**new, "source": source})
-    notebook.update(nbformat=3, nbformat_minor=0, worksheets=[{"cells": cells, "metadata": {}}])
-
-
-def stub(name: str):
-    """The released stub of a function, without marks."""
-    return lambda notebook, lesson: code(text(cell(lesson.stub, name)))
 
 
 SPLIT_INSIDE = "    return -masked_mean"
@@ -410,14 +236,6 @@ TABLE = {
     "tabs": ([to("ppo_loss", replace("    ", "\t"))], "", ()),
     "lone surrogates and zeros": ([insert(3, code("x = '\ud800\0'")), to("clip-bound", add(" \udfff"))], "", ()),
 }  # fmt: skip
-
-
-def changed(notebook: dict, *operations) -> dict:
-    """A changed copy."""
-    notebook = copy.deepcopy(notebook)
-    for operation in operations:
-        operation(notebook)
-    return notebook
 
 
 def raw(notebook: dict) -> list[dict]:
@@ -799,11 +617,13 @@ def test_files_without_a_right_to_read(lesson, tmp_path):
 
 
 def test_many_cells(lesson, tmp_path):
-    cells = lesson.solved["cells"] + [code(f"x = {number}") for number in range(5_000)]
-    prepared = check_prepared(
-        handed_in(tmp_path / "in", {"ppo_clipping.ipynb": lesson.solved | {"cells": cells}}), lesson
-    )
-    assert prepared.repairs == [] and prepared.problem is None
+    def with_more(folder: str, *cells: dict):
+        notebook = lesson.solved | {"cells": lesson.solved["cells"] + list(cells)}
+        return check_prepared(handed_in(tmp_path / folder, {"ppo_clipping.ipynb": notebook}), lesson)
+
+    prepared = with_more("cells", *(code(f"x = {number}") for number in range(3000)), *[code("")] * 3000)
+    assert (prepared.repairs, prepared.problem) == ([], None)
+    assert "more than 10,000 lines" in with_more("lines", code("x = 1\n" * 10_001)).problem
 
 
 def test_a_note_that_a_student_has_forged(lesson, tmp_path):

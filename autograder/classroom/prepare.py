@@ -19,6 +19,7 @@ from autograder.files import SubmissionError, files_of, raw_cells, text_of
 from autograder.submission import is_notebook
 
 MAX_FILES = 1000
+MAX_LINES = 10_000
 NAME = 60  # letters of a file's name that are shown
 STAMP = "timestamp.txt"  # nbgrader writes it
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
@@ -95,15 +96,27 @@ def read_all(files: list[Path], skeleton: NotebookNode) -> tuple[dict[Path, Repa
         try:
             text = text_of(path)
             if path.suffix.lower() == ".py":
+                refuse_endless_code(path, text)
                 scripts[path] = text
                 continue
-            raw = raw_cells(path, text)
-            if not raw:
+            cells = cells_from(raw_cells(path, text))
+            if not cells:
                 raise SubmissionError(f"{path.name} is a notebook without cells; save it again from Jupyter")
-            read[path] = repair(cells_from(raw), skeleton)
+            refuse_endless_code(path, "\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+            read[path] = repair(cells, skeleton)
         except (SubmissionError, OSError) as error:
             unread.append(str(error))
     return read, scripts, unread
+
+
+def refuse_endless_code(path: Path, source: str) -> None:
+    """More code than anybody writes would keep the grader busy with reading.
+
+    Raises:
+        SubmissionError: there is more of it.
+    """
+    if sum(1 for line in source.splitlines() if line.strip()) > MAX_LINES:
+        raise SubmissionError(f"{path.name} holds more than {MAX_LINES:,} lines of code")
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[str]]:

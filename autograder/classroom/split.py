@@ -47,7 +47,7 @@ def whole_function(cells: list[NotebookNode], place: int, names: Sequence[str]) 
         if not following or following[0].cell_type != "code":
             break
         more = following[0].source
-        if count == 2 and statements_of(first.source) is not None and not goes_on(first, following[0], named):
+        if count == 2 and not goes_on(first, following[0], named):
             break
         texts = [text + between + more for text in texts for between in joints(text, more)]
         for text in texts:
@@ -59,9 +59,11 @@ def whole_function(cells: list[NotebookNode], place: int, names: Sequence[str]) 
 
 def goes_on(first: NotebookNode, more: NotebookNode, named: Sequence[str]) -> bool:
     """Whether a cell may be the rest of a function: indented, no Python by itself, or with the same mark and another text."""
+    if grade_id(more) not in (None, grade_id(first)):
+        return False
     if more.source.strip("\n")[:1].isspace() or statements_of(more.source) is None:
         return True
-    return grade_id(first) == grade_id(more) is not None and not any(definition(more.source, n) for n in named)
+    return grade_id(more) is not None and not any(definition(more.source, n) for n in named)
 
 
 def joints(text: str, more: str) -> tuple[str, ...]:

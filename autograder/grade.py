@@ -25,6 +25,7 @@ USES_REFERENCE = "this calls or reads rlhf_core's own implementation. Which line
 ENDINGS = {
     "flood": "it hands back more numbers than the exercise can need",
     "gone": "the process that ran it was ended from inside",
+    "no worker": "the process for your code does not start; python -m autograder.worker says why",
     "closed": "it closes the files over which its answers are handed in",
     "broken": "it breaks the process in which it is graded",
     "not data": "what came back was not data: the function, or code around it, tampers with the grading process",
@@ -159,7 +160,7 @@ class Grader:
         outcome = self.worker.run(exercise, self.submission, cases, order_of(cases), stand_ins, broad)
         verdict = self.judged(exercise, outcome, cases)
         if verdict.status != "missing":
-            verdict.message = joined(verdict.message, *outcome.notes[:1], self.note(exercise))
+            verdict.message = joined(verdict.message, *outcome.notes[:1] or [self.note(exercise)])
         return verdict
 
     def judged(self, exercise: Exercise, outcome: Outcome, cases: list[Case]) -> Verdict:
@@ -221,10 +222,15 @@ class Grader:
         return self.verdict(exercise, status, text, finding.example, finding.diagnosis)
 
     def broken_helper(self, text: str) -> str:
-        """Which cell does not parse, where a name of it was missed."""
+        """Where a missed name is: in a cell that does not parse, or nowhere."""
         missed = re.search(r"NameError: name '(\w+)' is not defined", text)
-        broken = self.submission.broken_cell_with(missed.group(1)) if missed else None
-        return f"; {missed.group(1)} stands in a cell that does not parse: {broken.error}" if broken else ""
+        if not missed:
+            return ""
+        name, statements = missed.group(1), self.submission.statements
+        broken = self.submission.broken_cell_with(name)
+        if broken:
+            return f"; {name} stands in a cell that does not parse: {broken.error}"
+        return "" if any(name in s.binds for s in statements) else f"; no code cell defines {name}"
 
     def reference_text(self, name: str) -> str:
         """What is said where the reference is used."""
@@ -262,7 +268,10 @@ class Grader:
 
 def joined(*sentences: str) -> str:
     """Sentences in one line, without the empty ones."""
-    return "; ".join(sentence for sentence in sentences if sentence)
+    text = ""
+    for sentence in filter(None, sentences):
+        text += (" " if text.endswith(("?", ".")) else "; " if text else "") + sentence
+    return text
 
 
 def fits(case: Case, seen: Observation) -> bool:

@@ -153,11 +153,24 @@ def only_formats_a_message() -> bool:
     return frame is not None and os.path.basename(frame.f_code.co_filename) in ("traceback.py", "warnings.py")
 
 
+def code_of(function: object) -> types.CodeType | None:
+    """A Python function's code."""
+    return function.__code__ if type(function) is types.FunctionType else None
+
+
+def of_torch(one: object) -> bool:
+    """Torch wraps some of its own functions when parts of it are imported late."""
+    code = getattr(one, "__code__", None)
+    return isinstance(code, types.CodeType) and code.co_filename.startswith(TORCH)
+
+
 class Untouched:
     """Torch's functions and the grader's own as they were, to tell which of them have been replaced."""
 
     def __init__(self):
+        started = sys.modules.get("__main__")  # in a worker this is its own module
         mine = [m for name, m in sorted(sys.modules.items()) if name.startswith("autograder.") and m]
+        mine += [started] if started and getattr(started, "__package__", "") == "autograder" else []
         classes = [c for m in mine for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__]
         library = [torch, torch.Tensor, torch.nn.functional, torch.autograd, torch.testing, torch.random, builtins]
         self.were = []
@@ -167,7 +180,7 @@ class Untouched:
             self.were.append((owner, tuple(functions), tuple(functions.values()), codes))
         self.inherited = {c: frozenset(dir(c)) - frozenset(vars(c)) for c in [torch.Tensor, *classes]}
 
-    def replaced(self) -> list[str]:
+    def replaced(self, code_of: Callable = code_of, of_torch: Callable = of_torch) -> list[str]:
         """Names of functions that are not what they were."""
         found = []
         for owner, names, functions, codes in self.were:
@@ -180,14 +193,3 @@ class Untouched:
         for owner, names in self.inherited.items():
             found += [f"{owner.__name__}.{name}" for name in names & vars(owner).keys()]
         return found
-
-
-def code_of(function: object) -> types.CodeType | None:
-    """A Python function's code."""
-    return function.__code__ if type(function) is types.FunctionType else None
-
-
-def of_torch(one: object) -> bool:
-    """Torch wraps some of its own functions when parts of it are imported late."""
-    code = getattr(one, "__code__", None)
-    return isinstance(code, types.CodeType) and code.co_filename.startswith(TORCH)

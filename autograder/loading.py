@@ -70,7 +70,9 @@ class Loaded:
                     raise
                 flags = self.flags | LATE_ANNOTATIONS
                 exec(compile(module, file, "exec", flags, dont_inherit=True), self.names)
-                self.notes.append(f"{describe(error)}, which stands in an annotation ({cell}, line {node.lineno})")
+                self.notes.append(
+                    f"{cell}, line {node.lineno} has {error.name} in an annotation, and nothing defines it"
+                )
 
 
 class Quiet:

@@ -17,6 +17,7 @@ WITHOUT_PERCENT = re.compile(
     r"(?P<indent>\s*)(?:pip|conda|mamba|uv|cd|ls|ll|cat|mkdir|cp|mv|rm|pwd|who|whos|time|timeit|load_ext|reload_ext|autoreload"
     r"|matplotlib|config|env|run|precision|pylab)(?:\s+[\w.\"'~/-]|\s*$)"
 )
+RUNS_FILE = re.compile(r"(?P<indent>\s*)%run\s+[\"']?(?:\./)?(?P<name>[A-Za-z_]\w*)(?:\.py)?[\"']?\s*$")
 NOTHING = "get_ipython()"
 # what may hide a line's end: texts, comments and brackets
 TOKENS = re.compile(r"\"\"\"|'''|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|#[^\n]*|[()\[\]{}]|\\\n")
@@ -74,6 +75,9 @@ def without_magic(line: str) -> str | None:
     assigns = ASSIGNS_MAGIC.match(line)
     if assigns:
         return f"{assigns['indent']}{assigns['names']} = {NOTHING}"
+    runs = RUNS_FILE.match(line)
+    if runs:
+        return f"{runs['indent']}from {runs['name']} import *"
     found = MAGIC.match(line) or WITHOUT_PERCENT.match(line)
     if found is None or found.re is WITHOUT_PERCENT and parses(line.strip()):
         return None

@@ -24,7 +24,7 @@ def example_lines(verdict: Verdict) -> list[str]:
     """The smallest example found, and what draws it again."""
     if verdict.status not in ("failed", "error") or not verdict.example:
         return []
-    return [f"  example: {verdict.example}", f"  the same numbers again: --seed {verdict.seed}"]
+    return [f"  example: {verdict.example.rstrip(': ')}", f"  the same numbers again: --seed {verdict.seed}"]
 
 
 def lines_of(report: LessonReport) -> list[tuple[str, dict]]:
@@ -111,10 +111,10 @@ def as_html(verdict: Verdict) -> str:
     name = f"<b style='color:{color}'>{MARKS[verdict.status]} {html.escape(verdict.name)}</b>"
     points = f" {verdict.points:g}/{verdict.max_points:g}"
     text = f" — {html.escape(verdict.message)}" if verdict.message else ""
-    shown = verdict.status in ("failed", "error") and verdict.example
-    example = (
-        f"<br><code style='font-size:90%;white-space:pre-wrap'>{html.escape(verdict.example)}</code>" if shown else ""
-    )
+    example = ""
+    if verdict.status in ("failed", "error") and verdict.example:
+        shown = html.escape(verdict.example.rstrip(": "))
+        example = f"<br><code style='font-size:90%;white-space:pre-wrap'>{shown}</code>"
     return (
         f"<div style='border-left:4px solid {color};padding:2px 10px;margin:4px 0'>{name}{points}{text}{example}</div>"
     )

@@ -172,7 +172,7 @@ class Worker:
             self.process.stdin.flush()
         except (BrokenPipeError, OSError):
             self.stop()
-            return Outcome(ending="gone")
+            return Outcome(ending="gone" if self.has_run else "no worker")
         return self.read_forked() if self.fork else self.read_single()
 
     def greet(self) -> None:
@@ -193,7 +193,8 @@ class Worker:
         content, ending = self.within_time(lambda stream: (read_frame(stream), read_frame(stream)))
         if ending != "done" or content is None or None in content:
             self.stop()
-            return Outcome(ending="gone" if ending == "done" else ending)
+            gone = "gone" if self.has_run else "no worker"
+            return Outcome(ending=gone if ending == "done" else ending)
         return outcome(wire.frames_of(content[1]), str(wire.unpack(content[0])["ending"]))
 
     def read_single(self) -> Outcome:

@@ -201,7 +201,7 @@ def read_notebook(path: Path, text: str, label: str, submission: Submission) -> 
     number, prefix = 0, f"{label} " if label else ""
     for cell in cells:
         source = source_of(cell)
-        if cell.get("cell_type") != "code":
+        if not is_code(cell, source):
             submission.texts.append((f"a {cell.get('cell_type') or 'nameless'} cell", source))
             continue
         number += 1
@@ -210,6 +210,14 @@ def read_notebook(path: Path, text: str, label: str, submission: Submission) -> 
         if written:
             submission.modules[written[0]] = written[1]
         submission.cells.append(Cell(name, path, without_magics(source)))
+
+
+def is_code(cell: dict, source: str) -> bool:
+    """Whether a cell is a code cell; one whose type was lost is one if it looks like it."""
+    kind = cell.get("cell_type")
+    if isinstance(kind, str):
+        return kind.lower() == "code"
+    return bool({"outputs", "execution_count", "input"} & set(cell)) or parses(source)
 
 
 def script_cells(path: Path, name: str, text: str) -> list[Cell]:

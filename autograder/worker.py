@@ -127,7 +127,7 @@ def collect(fd: int, deadline: float) -> tuple[bytes, str]:
 
 def run_job(job: dict, send: Callable[[bytes], object]) -> None:
     """Load the learner's code, call the function on every case, send what happened after each step."""
-    untouched = Untouched()
+    replaced = Untouched().replaced
     hide_reference(**job["reference"])
     loaded = load(job["cells"], job["beside"], job["keep"], lambda place: send(wire.pack({"at": place})))
     function, probe = loaded.names.get(job["name"]), getattr(probes, job["probe"])
@@ -139,7 +139,7 @@ def run_job(job: dict, send: Callable[[bytes], object]) -> None:
         case, gradients = job["cases"][index], job["gradients"][index]
         seen = observe(function, case, probe, tuple(job["parts"]), gradients, interruptible=False)
         seen.reference_used |= Hidden.touched
-        seen.state += [f"what {name} is" for name in untouched.replaced()]
+        seen.state += [f"what {name} is" for name in replaced()]
         send(wire.pack_observation(seen))
         if seen.missing or seen.reference_used or seen.error and seen.error.startswith("MemoryError"):
             return

@@ -140,8 +140,9 @@ HARMFUL = {
     "packing": (function("w.pack_observation = lambda seen: b''", before="import autograder.wire as w\n"), "error", ""),
     "observation": (function("o.Observation.__setattr__ = lambda *a: None", before="import autograder.observe as o\n"), "failed", "Observation.__setattr__"),
     "own list of what is hidden": (function("g.Hidden.touched = False\ng.notice = print", before="import autograder.guard as g\n"), "failed", "guard.notice"),
+    "own list of what is replaced": (function("g.Untouched.replaced = lambda *a: []\ng.of_torch = lambda x: True\ntorch.equal = lambda *a: True", before="import torch, autograder.guard as g\n"), "failed", "torch.equal"),
     "frames of the grader": (function("f = sys._getframe()\nwhile f:\n    if 'seen' in f.f_locals: f.f_locals['seen'].values['result'] = policy * 0\n    f = f.f_back", ending=GIVES_WRONG, before="import sys\n"), "failed", ""),
-    "objects of the grader": (function("for o in gc.get_objects():\n    if type(o).__name__ == 'Observation': o.values['result'] = policy * 0", ending=GIVES_WRONG, before="import gc\n"), "failed", ""),
+    "objects of the grader": (function("if not seen:\n    seen.append(1)\n    for o in gc.get_objects():\n        if type(o).__name__ == 'Observation': o.values['result'] = policy * 0", ending=GIVES_WRONG, before="import gc\nseen = []\n"), "failed", ""),
     "mode that lies": (function("Liar().__enter__()", ending=GIVES_WRONG, before="import torch\nclass Liar(torch.overrides.TorchFunctionMode):\n    def __torch_function__(self, f, t, a=(), k=None):\n        return True if f is torch.equal else f(*a, **(k or {}))\n"), "failed", ""),
     "mode that stays": (function("Liar().__enter__()", before="import torch\nclass Liar(torch.overrides.TorchFunctionMode):\n    def __torch_function__(self, f, t, a=(), k=None):\n        return f(*a, **(k or {}))\n"), "failed", "how torch's functions work"),
     # what the parent reads

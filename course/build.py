@@ -1,6 +1,11 @@
 """Build the notebooks: course/NN_name.md → solutions/lesson_NN/name.ipynb (solved, executed) → lessons/ (stubs, by nbgrader).
 
-`make lessons` builds all of them, `python -m course.build 04` one.
+`make lessons` builds all of them, `python -m course.build 04` one. A text is a notebook in jupytext's Markdown; of its own are
+
+    ### Exercise · gae · 20 minutes          a heading that gets its number and points
+    ```python exercise="gae"                 the function's source in rlhf_core as the solution, then a cell check(gae)
+    <!-- #region answer="why" points=2 -->   a written answer, marked by a person; it ends with <!-- #endregion -->
+    ```python quick=["40 => 4"]              what a cell changes where tests run it with fewer steps
 """
 
 from __future__ import annotations

@@ -122,7 +122,8 @@ def show(verdict: Verdict) -> None:
     if shell is not None and hasattr(shell, "kernel"):
         ipython.display.publish_display_data({"text/html": as_html(verdict), "text/plain": "\n".join(lines)})
     else:
-        print("\n".join(lines))
+        text, encoding = "\n".join(lines), sys.stdout.encoding or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding))  # not every terminal has a ✔
 
 
 @contextlib.contextmanager

@@ -158,6 +158,8 @@ def lesson_command(command: str, arguments: list[str]) -> int:
         return 2
     from autograder import progress
 
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has a ✔
     try:
         (progress.show if command == "progress" else progress.watch)(*arguments)
     except ValueError as error:

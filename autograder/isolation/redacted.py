@@ -16,8 +16,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[2]
 STUB = """
 def {name}(*args, **kwargs):
-    from autograder.observe import ReferenceUsed
-    raise ReferenceUsed
+    from autograder.guard import refused
+    refused()
 """
 
 

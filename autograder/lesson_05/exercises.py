@@ -223,14 +223,6 @@ def raw_weights(logits, temperature, generator, step):
     return torch.multinomial((logits / temperature).clamp(min=1e-3), 1, generator=generator).squeeze(1)
 
 
-def top_p(logits, temperature, generator, step):
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    weights, order = torch.softmax(logits / temperature, -1).sort(dim=-1, descending=True)
-    weights = weights.masked_fill(weights.cumsum(-1) - weights > 0.9, 0.0)
-    return order.gather(1, torch.multinomial(weights, 1, generator=generator)).squeeze(1)
-
-
 def softmax_over_rows(logits, temperature, generator, step):
     if temperature == 0:
         return logits.argmax(dim=-1)
@@ -329,10 +321,8 @@ SAMPLE = Exercise(
         Mistake("temperature-after-softmax", sampler(temper=lambda x, t: torch.softmax(x, -1) / t), "The temperature divides probabilities in place of logits.",
                 "What do you get if you take the softmax of probabilities?"),
         Mistake("never-greedy", sampler(draw=never_greedy), "Temperature 0 samples as if it were 1.", "What does the limit of a temperature towards 0 choose?"),
-        Mistake("top-k", sampler(draw=nucleus), "Only the likeliest tokens are kept.",
-                "If unlikely tokens are cut off, is the token still drawn from the policy whose log-probs are compared later?", twins=("top-p",)),
-        Mistake("top-p", sampler(draw=top_p), "Only the likeliest tokens are kept, up to a share of the probability.",
-                "If unlikely tokens are cut off, is the token still drawn from the policy whose log-probs are compared later?", twins=("top-k",)),
+        Mistake("unlikely-tokens-cut-off", sampler(draw=nucleus), "Only the likeliest tokens are kept.",
+                "If unlikely tokens are cut off, is the token still drawn from the policy whose log-probs are compared later?"),
         Mistake("pad-token-forbidden", without_pad, "The pad token can never be drawn.", "If the policy gives a token some probability, may the sampler take it away?"),
         Mistake("softmax-over-rows", sampler(draw=softmax_over_rows), "The softmax runs over the rows of the batch.", "Over which dimension do the probabilities of one row sum to 1?"),
         Mistake("exponential-overflows", sampler(draw=overflowing), "The exponential of a large logit is infinite.", "What does a softmax do before it takes exponentials?"),
@@ -518,8 +508,7 @@ MINIBATCH = Exercise(
         Mistake("epochs-ignored", minibatcher(epochs=lambda e: 1), "There is only one epoch.", "How often is the whole batch gone through?"),
         Mistake("one-epoch-too-many", minibatcher(epochs=lambda e: e + 1), "There is one epoch too many.", "How often is the whole batch gone through?"),
         Mistake("generator-ignored", minibatcher(rows=lambda n, g: torch.randperm(n)), "The generator is not used.", "How would somebody repeat this update exactly?"),
-        Mistake("seeded-anew", minibatcher(rows=minibatch_endless_seed), "Every epoch begins with the same seed.", "What do two epochs have in common, if both begin with the same seed?",
-                twins=("shuffled-once",)),
+        Mistake("seeded-anew", minibatcher(rows=minibatch_endless_seed), "Every epoch begins with the same seed.", "What do two epochs have in common, if both begin with the same seed?"),
         Mistake("generator-copied", minibatch_copied, "The generator's state is copied and never moves on, so that the next call gives the same again.",
                 "What do two updates have in common, if both begin with the same random numbers?"),
         Mistake("own-generator", minibatcher(rows=lambda n, g: torch.randperm(n, generator=g or torch.Generator().manual_seed(n))), "Without a generator, a fixed seed takes its place.",
@@ -1189,7 +1178,7 @@ UPDATE = Exercise(
         Mistake("advantages-of-other-rows", update_with_sorted_rows, "The advantages are those of other rows than the log-probs.", "If the rows are permuted, what has to be permuted with them?"),
         Mistake("no-zero-grad", updater(zero=False), "Gradients of earlier minibatches are still there.", "What does backward() do to a gradient that is there already?"),
         Mistake("zero-grad-too-late", updater(zero_late=True), "The gradients are wiped out before the step that should use them.", "What does the optimizer find when it steps?"),
-        Mistake("no-clipping", updater(clip=lambda p, c: None), "The gradient's norm is not clipped.", "What keeps one strange minibatch from throwing the policy far away?"),
+        Mistake("no-clipping", updater(clip=lambda p, c: None), "The gradient's norm is not clipped.", "What keeps one strange minibatch from throwing the policy far away?", twins=("clipped-before-backward",)),
         Mistake("clipped-before-backward", updater(clip_first=True, clip=lambda p, c: None), "The gradient is clipped before it is there.", "At which moment does the gradient that should be clipped exist?", twins=("no-clipping",)),
         Mistake("clipped-by-value", updater(clip=clip_by_value), "Each number of the gradient is clipped, instead of its norm.", "Should clipping change the direction of the gradient?"),
         Mistake("clipped-one-by-one", updater(clip=clip_each), "Each parameter's gradient is clipped by itself.", "Whose norm is to be bounded: that of each parameter, or of all together?"),
@@ -1204,8 +1193,8 @@ UPDATE = Exercise(
         Mistake("whole-batch", updater(size=lambda c, n: n), "The whole batch makes one step.", "What is config.minibatch_size for?"),
         Mistake("no-step", updater(steps=0), "The optimizer never steps.", "What changes the parameters?"),
         Mistake("two-steps", updater(steps=2), "The optimizer steps twice for each minibatch.", "How many steps does one gradient allow?"),
-        Mistake("not-shuffled", updater(indices=fixed_order), "The minibatches are the same in every epoch.", "What changes from epoch to epoch?", twins=("shuffled-once",)),
-        Mistake("shuffled-once", updater(indices=one_permutation), "The minibatches are the same in every epoch.", "What changes from epoch to epoch?", twins=("not-shuffled",)),
+        Mistake("not-shuffled", updater(indices=fixed_order), "The minibatches are the same in every epoch.", "What changes from epoch to epoch?"),
+        Mistake("shuffled-once", updater(indices=one_permutation), "The minibatches are the same in every epoch.", "What changes from epoch to epoch?"),
         Mistake("with-replacement", updater(indices=replacement), "Rows are drawn with replacement.", "How often does each row come in an epoch?"),
         Mistake("policy-not-clipped", updater(policy_loss=unclipped_policy), "The ratio is not clipped.", "What takes away the reason to move further, once the ratio has left its range?"),
         Mistake("value-not-clipped", updater(value_loss=unclipped_value), "The value loss is not clipped.", "What is config.value_clip_range for?", twins=("old-values-overwritten",)),

@@ -413,7 +413,7 @@ def pass_cases(seed: int) -> list[Case]:
         Case((6, 1, 6), "as many tries as samples"),
         Case((1, 1, 1), "one sample, and it is right"),
         Case((1, 0, 1), "one sample, and it is wrong"),
-        Case((10_000, 20, 500), "10,000 samples"),
+        Case((10_000, 20, 500), "10,000 samples", 1e-6, 1e-6),
         Case((10_000, 3, 9000), "10,000 samples and 9,000 tries"),
         Case((10_000, 5000, 5000), "10,000 samples, half of them right"),
     ]

@@ -122,7 +122,7 @@ def dpo_cases(seed: int) -> list[Case]:
         Case((*four(d, 4), d.number(0.3, 0.8)), "four pairs"),
         Case((*four(d, 5), d.number(0.3, 0.8), d.number(0.1, 0.4)), "label smoothing"),
         Case((*four(d, 3, 2.0), d.number(1.5, 3)), "a β above 1"),
-        Case((*same, *same, 0.4), "a policy that is still the reference"),
+        Case((*same, *same, 0.4), "a policy that is still the reference", 1e-5, 1e-5),
         Case((*same, *same, 0.4, 0.2), "a policy that is still the reference, and label smoothing"),
         Case((*four(d, 1), 0.5), "a single pair"),
         Case((*four(d, 1), 0.5, 0.3), "a single pair and label smoothing"),

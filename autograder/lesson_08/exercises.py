@@ -40,6 +40,7 @@ def group_cases(seed: int) -> list[Case]:
         Case((group_rewards(d, 2, 4) * 2e-3, 4, d.number(0.02, 0.2)), "an eps of its own"),
         Case((torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), 4), "rewards of 0 and 1"),
         Case((1000 + d.normal(6), 3), "rewards around 1000", 2e-3, 2e-3),
+        Case((d.normal(40) * 0.1 + 50 * (torch.arange(40) == 7), 40), "one answer that stands out of forty"),
     ]
 
 
@@ -54,6 +55,19 @@ def grouped(center=lambda g: g.mean(1, keepdim=True), spread=lambda g: g.std(1, 
         return back(divide(g - center(g), spread(g), eps))
 
     return advantages
+
+
+def group_tied_kept(rewards, group_size, eps=1e-4):
+    g = rewards.reshape(-1, group_size)
+    tied = g.amax(1, keepdim=True) == g.amin(1, keepdim=True)
+    return torch.where(tied, g, grouped()(rewards, group_size, eps).reshape_as(g)).reshape(-1)
+
+
+def group_tiled(rewards, group_size, eps=1e-4):
+    if group_size == 1:
+        return torch.zeros_like(rewards)
+    g = rewards.reshape(-1, group_size)
+    return (rewards - g.mean(1).repeat(group_size)) / (g.std(1).repeat(group_size) + eps)
 
 
 def group_one_nan(rewards, group_size, eps=1e-4):
@@ -142,6 +156,14 @@ GROUP = Exercise(
         Mistake("groups-of-one-divide-by-zero", group_one_nan, "A group of one gives NaN.", "What is the unbiased standard deviation of a single number?"),
         Mistake("groups-of-one-keep-their-reward", group_one_kept, "A group of one keeps its reward as advantage.", "Compared with whom is a single answer good?"),
         Mistake("clamped", grouped(divide=lambda c, s, e: (c / (s + e)).clamp(-1, 1)), "The advantages are cut off at ±1.", "Is there a bound on an advantage?"),
+        Mistake("outliers-bounded", grouped(divide=lambda c, s, e: (c / (s + e)).clamp(-3, 3)), "Large advantages are cut off.", "Is there a bound on an advantage?"),
+        Mistake("eps-fixed", grouped(divide=lambda c, s, e: c / (s + 1e-4)), "eps is always 0.0001.", "What is the argument eps for?"),
+        Mistake("batch-mean", grouped(center=lambda g: g.mean()), "The mean is that of the whole batch.", "Should an answer to a hard prompt be compared with answers to an easy one?"),
+        Mistake("eps-is-a-floor", grouped(divide=lambda c, s, e: c / s.clamp(min=e)), "eps is the least standard deviation, instead of being added.", "What becomes of a standard deviation of 0.0001?"),
+        Mistake("divided-by-the-range", grouped(spread=lambda g: g.amax(1, keepdim=True) - g.amin(1, keepdim=True)), "The range stands for the standard deviation.", "Which measure of spread does the formula ask for?"),
+        Mistake("standard-error", grouped(spread=lambda g: g.std(1, keepdim=True) / g.shape[1] ** 0.5), "The standard error of the mean is divided out.", "Is it the spread of the rewards, or that of their mean?"),
+        Mistake("equal-rewards-keep-theirs", group_tied_kept, "A group of equal rewards keeps its rewards.", "What does a group teach in which all answers are equally good?"),
+        Mistake("means-in-the-wrong-place", group_tiled, "The groups' means are laid out one after another again and again, and do not stand beside their own rows.", "Write down the group of each row of a batch of six. Does your mean follow it?"),
         Mistake("ranks", grouped(divide=lambda c, s, e: c.argsort(1).argsort(1).float() - (c.shape[1] - 1) / 2), "Ranks stand for the rewards.", "Should an answer that is far better than the others count like one that is a little better?"),
         Mistake("table", grouped(back=lambda a: a), "The groups come back as a table.", "What shape did the rewards have?"),
         Mistake("negative", grouped(divide=lambda c, s, e: -c / (s + e)), "The sign is wrong.", "Should an answer above the mean have a positive advantage?"),
@@ -182,6 +204,12 @@ def rloo(baseline=lambda g: (g.sum(1, keepdim=True) - g) / (g.shape[1] - 1), com
         return back(combine(g, baseline(g)))
 
     return advantages
+
+
+def rloo_type_error(rewards, group_size):
+    if group_size < 2:
+        raise TypeError("group_size must be at least 2")
+    return rloo_advantages(rewards, group_size)
 
 
 def rloo_strided(rewards, group_size):
@@ -237,6 +265,11 @@ RLOO = Exercise(
         Mistake("divided-by-the-spread", rloo(combine=lambda g, b: (g - b) / (g.std(1, keepdim=True) + 1e-4)), "The spread is divided out, as GRPO does.", "In which unit are RLOO's advantages?"),
         Mistake("best-of-the-others", rloo(lambda g: torch.stack([g[:, [j for j in range(g.shape[1]) if j != i]].amax(1) for i in range(g.shape[1])], 1)), "The best of the others is the baseline.", "Which number of the others is asked for?"),
         Mistake("next-one", rloo(lambda g: g.roll(-1, 1)), "Only the neighbour is compared with.", "How many others are there?"),
+        Mistake("median-of-the-others", rloo(lambda g: torch.stack([g[:, [j for j in range(g.shape[1]) if j != i]].median(1).values for i in range(g.shape[1])], 1)), "The median of the others is subtracted.", "Which average is it in the formula?"),
+        Mistake("total-in-the-baseline", rloo(lambda g: g.sum(1, keepdim=True) / (g.shape[1] - 1)), "The sum contains the response's own reward, and is divided by the number of the others.", "Leave one out: where, above and below?"),
+        Mistake("earlier-ones-only", rloo(lambda g: (g.cumsum(1) - g) / torch.arange(g.shape[1]).clamp(min=1)), "Only the answers that come before are compared with.", "Do the answers of a group have an order?"),
+        Mistake("clamped", rloo(combine=lambda g, b: (g - b).clamp(-1, 1)), "The advantages are cut off.", "Is there a bound on an advantage?"),
+        Mistake("another-error", rloo_type_error, "A group of one raises an error, but not a ValueError.", "Which kind of error says that an argument has an impossible value?"),
         Mistake("wrong-sign", rloo(combine=lambda g, b: b - g), "The sign is wrong.", "Should an answer that beats the others have a positive advantage?"),
         Mistake("baseline-returned", rloo(combine=lambda g, b: b.expand_as(g)), "The baseline is returned.", "What is left once the baseline has been subtracted?"),
         Mistake("no-baseline", rloo(combine=lambda g, b: g), "Nothing is subtracted.", "What do the rewards of the others tell about this one?"),
@@ -281,6 +314,8 @@ def grpo_cases(seed: int) -> list[Case]:
         cases.append(
             Case((old - above, old, old, sign * size, full, clip, 0.0), f"ratios below 1 − ε, {name} advantages, no KL")
         )
+        far = old + d.uniform(1.3, 2.2, 2, 4)
+        cases.append(Case((far, old, old, sign * size, full, clip, 0.0), f"ratios of 4 to 9, {name} advantages, no KL"))
     return [
         *cases,
         Case(
@@ -324,6 +359,18 @@ def grpo(combine=lambda r, c, a, e: torch.minimum(r * a, c * a), kl=k3, mean=by_
         return mean(total(surrogate, kl(gap), kl_coef), mask)
 
     return loss
+
+
+def dual_clipped(ratio, clipped, advantages, clip_range):
+    lower = torch.minimum(ratio * advantages, clipped * advantages)
+    return torch.where(advantages < 0, torch.maximum(lower, 3 * advantages), lower)
+
+
+def grpo_of_probabilities(logprobs, old_logprobs, ref_logprobs, advantages, mask, clip_range, kl_coef):
+    new, old, ref = (torch.where(mask, x, 0.0).exp() for x in (logprobs, old_logprobs.detach(), ref_logprobs.detach()))
+    ratio, a, to_ref = new / old, advantages.detach()[:, None], ref / new
+    surrogate = torch.minimum(ratio * a, ratio.clamp(1 - clip_range, 1 + clip_range) * a)
+    return masked_mean(kl_coef * (to_ref - 1 - to_ref.log()) - surrogate, mask, dim=1).mean()
 
 
 def grpo_unmasked(logprobs, old_logprobs, ref_logprobs, advantages, mask, clip_range, kl_coef):
@@ -453,6 +500,12 @@ GRPO = Exercise(
         Mistake("min-before-multiplying", grpo(lambda r, c, a, e: torch.minimum(r, c) * a), "The minimum is taken of the ratios, before they meet the advantage.", "Multiply 1 < 2 by −1. Which is the smaller one now?"),
         Mistake("epsilon-fixed", grpo(clip=lambda r, e: r.clamp(0.8, 1.2)), "The clip range is always 0.2.", "What is clip_range for?"),
         Mistake("upper-clip-only", grpo(clip=lambda r, e: r.clamp(max=1 + e)), "The ratio is clipped above only.", "What happens to a token of a bad response that has become very unlikely?"),
+        Mistake("lower-clip-only", grpo(clip=lambda r, e: r.clamp(min=1 - e)), "The ratio is clipped below only.", "What happens to a token of a good response that has become very likely?"),
+        Mistake("log-ratio-clipped", grpo(clip=lambda r, e: r.log().clamp(-e, e).exp()), "The logarithm of the ratio is clipped to ±ε.", "Is log(1 + ε) the same as ε?"),
+        Mistake("higher-upper-clip", grpo(clip=lambda r, e: r.clamp(1 - e, 1 + e + 0.08)), "The upper bound is higher than 1 + ε.", "How far from 1 are the two bounds?"),
+        Mistake("dual-clip", grpo(dual_clipped), "The objective is bounded a second time where the advantage is negative.", "What does the formula say of a very large ratio with a negative advantage?"),
+        Mistake("ratio-missing", lambda lp, o, ref, a, m, e, b: grpo(lambda r, c, aa, ee: torch.where(m, lp, 0.0) * aa)(lp, o, ref, a, m, e, b), "The log-probs themselves are weighted by the advantages.", "How does the loss know how far the policy has moved?"),
+        Mistake("log-ratio-for-ratio", grpo(lambda r, c, a, e: torch.minimum((1 + r.log()) * a, (1 + r.log()).clamp(1 - e, 1 + e) * a)), "1 + log ρ stands for ρ.", "What turns a difference of log-probs into a ratio?"),
         Mistake("old-is-current", grpo(old=lambda lp, o: lp.detach()), "The ratio is taken to the current policy, so that it is always 1.", "Which policy wrote the tokens?"),
         Mistake("inverse-ratio", grpo(clip=lambda r, e: (1 / r).clamp(1 - e, 1 + e), combine=lambda r, c, a, e: torch.minimum(a / r, c * a)), "The ratio is the wrong way round.", "Which policy stands in the denominator?"),
         Mistake("ratio-to-the-reference", lambda lp, o, ref, a, m, e, b: grpo()(lp, ref, ref, a, m, e, b), "The ratio is taken to the reference.", "Which policy wrote the tokens: the old one, or the reference?"),
@@ -462,13 +515,30 @@ GRPO = Exercise(
         Mistake("kl-coef-ignored", grpo(total=lambda s, kl, b: kl - s), "kl_coef is not used.", "What decides how strong the tie to the reference is?"),
         Mistake("k1", grpo(kl=lambda d: d), "k1 stands in the loss, whose gradient has a mean of 0.", "What is the mean of ∇ log π over samples of π?"),
         Mistake("k2", grpo(kl=lambda d: d**2 / 2), "k2 stands in place of k3.", "Which estimate does the formula ask for?"),
+        Mistake("absolute-log-ratio", grpo(kl=lambda d: d.abs()), "The absolute log-ratio stands in place of k3.", "Which estimate does the formula ask for?"),
+        Mistake("k3-without-d", grpo(kl=lambda d: torch.expm1(-d)), "The last term of k3 is missing.", "Which three terms does k3 have?"),
+        Mistake("k3-minus-d", grpo(kl=lambda d: torch.expm1(-d) - d), "d has the wrong sign in k3.", "Is your k3 ever negative? May it be?"),
+        Mistake("k3-without-one", grpo(kl=lambda d: torch.exp(-d) + d), "1 is not subtracted in k3.", "What is k3 where policy and reference agree?"),
+        Mistake("kl-bounded", grpo(kl=lambda d: k3(d.clamp(-1, 1))), "The log-ratio to the reference is cut off.", "Which tokens should the penalty pull back most?"),
+        Mistake("kl-summed-over-tokens", lambda lp, o, ref, a, m, e, b: grpo(total=lambda s, kl, bb: -s)(lp, o, ref, a, m, e, b) + grpo(total=lambda s, kl, bb: bb * kl, mean=sum_of_tokens)(lp, o, ref, a, m, e, b),
+                "The KL is summed over the tokens of a response.", "Over what is the penalty averaged?"),
+        Mistake("kl-averaged-over-all-tokens", lambda lp, o, ref, a, m, e, b: grpo(total=lambda s, kl, bb: -s)(lp, o, ref, a, m, e, b) + grpo(total=lambda s, kl, bb: bb * kl, mean=token_mean)(lp, o, ref, a, m, e, b),
+                "The KL is averaged over all tokens of the batch at once.", "Over what is the penalty averaged?"),
+        Mistake("kl-of-the-old-policy", lambda lp, o, ref, a, m, e, b: grpo(kl_logprobs=lambda x: o.detach())(lp, o, ref, a, m, e, b), "The KL is that of the old policy.", "Which policy must not go too far from the reference?"),
         Mistake("k3-reversed", grpo(kl=lambda d: torch.expm1(d) - d), "The ratio in k3 is the wrong way round.", "Samples come from π: which policy stands in the numerator of the ratio?"),
         Mistake("kl-to-the-old-policy", lambda lp, o, ref, a, m, e, b: grpo()(lp, o, o, a, m, e, b), "The KL is measured to the old policy.", "Which policy is it that must not be left: the one of the rollout, or the reference?"),
         Mistake("kl-weighted-by-ratio", lambda lp, o, ref, a, m, e, b: grpo(total=lambda s, kl, bb: torch.exp(torch.where(m, lp - o.detach(), 0.0).clamp(max=80)) * bb * kl - s)(lp, o, ref, a, m, e, b), "The KL is multiplied by the ratio, as some libraries do.", "Which formula does this exercise ask for?"),
-        Mistake("kl-detached", grpo(kl_logprobs=lambda x: x.detach()), "The KL has no gradient.", "What can a penalty do that has no gradient?"),
+        Mistake("kl-detached", grpo(kl_logprobs=lambda x: x.detach()), "The KL has no gradient.", "What can a penalty do that has no gradient?", twins=("kl-in-the-advantage",)),
+        Mistake("negative", grpo(total=lambda s, kl, b: s - b * kl), "The sign is that of an objective, not of a loss.", "Is the result minimised or maximised?"),
         Mistake("wrong-sign", grpo(total=lambda s, kl, b: b * kl + s), "The surrogate has the wrong sign.", "The surrogate is maximised. What is minimised?"),
         Mistake("kl-in-the-advantage", grpo(total=lambda s, kl, b: b * kl.detach() - s), "The KL is a constant here.", "What can a penalty do that has no gradient?", twins=("kl-detached",)),
         Mistake("advantages-whitened", grpo(adv=lambda a, m: ((a - a.mean()) / (a.std(unbiased=False) + 1e-4)).detach()[:, None]), "The advantages are whitened once more.", "Who has taken care of the advantages already?"),
+        Mistake("advantage-on-the-last-token", grpo(adv=lambda a, m: a.detach()[:, None] * (m & (m.long().flip(1).cumsum(1).flip(1) == 1))), "Only the last token of a response gets its advantage.", "Does every token get the advantage of its response?"),
+        Mistake("advantages-centred", grpo(adv=lambda a, m: (a - a.mean()).detach()[:, None]), "The mean of the advantages is subtracted once more.", "Who has taken care of the baseline already?"),
+        Mistake("advantages-bounded", grpo(adv=lambda a, m: a.detach().clamp(-1, 1)[:, None]), "The advantages are cut off.", "What is clipped: the ratio, or the advantage?"),
+        Mistake("good-responses-only", grpo(adv=lambda a, m: a.detach().relu()[:, None]), "Negative advantages are dropped.", "Should the policy also learn what not to write?"),
+        Mistake("first-columns", lambda lp, o, ref, a, m, e, b: grpo()(lp, o, ref, a, torch.arange(m.shape[1]) < m.sum(1, keepdim=True), e, b), "As many columns as there are tokens are used, wherever the mask begins.", "Does every response begin in column 0?"),
+        Mistake("probabilities-divided", grpo_of_probabilities, "Probabilities are divided, which underflow to 0.", "How likely is a token with a log-probability of −150, as a float?"),
         Mistake("advantages-shared-out", grpo(adv=lambda a, m: a.detach()[:, None] / m.sum(1, keepdim=True)), "Each token gets a share of the advantage only.", "Does every token get the advantage of its response, or a part of it?"),
         Mistake("mask-unused", grpo_unmasked, "The mask has no influence.", "Whose log-probs stand in padded columns?"),
         Mistake("multiplied-by-mask", grpo_multiplied, "Garbage is multiplied by 0, which is not a number when the garbage is NaN or infinite.", "What is 0 times infinity?"),

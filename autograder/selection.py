@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 
 from autograder.statements import BUILTINS, Statement, read_statements
 
-MAX_PASSES = 100  # a helper that needs a helper … so often: nobody's code, but somebody's try to keep the grader busy
+MAX_PASSES = 20  # code that defines code that defines code … so often: nobody's, but for a try to keep the grader busy
 
 
 class Selection:
@@ -25,19 +26,29 @@ class Selection:
 
     def __init__(self, files: list[list[Statement]], name: str, without: frozenset[str], broad: bool):
         self.name, self.without, self.broad = name, without, broad
-        self.home = files[-1] if files else []
+        home = files[-1] if files else []
         self.pool = [s for file in files for s in file]
-        self.at_home = set(self.home)
-        self.bound_at_home = {n for s in self.home for n in s.binds}
+        self.at_home = set(home)
+        self.bound_at_home = {n for s in home for n in s.binds}
         self.bound = {n for s in self.pool for n in s.binds}
         self.imported = {n for s in self.pool if s.is_import for n in s.binds}
-        self.definable = {n for s in self.pool for n in s.binds if s.may_define(n)} | BUILTINS
+        self.definable = {n for s in self.pool for n in s.defines} | BUILTINS
         self.functions = self.imported | {n for s in self.pool if s.is_function for n in s.binds}
         self.plainly_bound = {n for s in self.pool if not s.is_loop for n in s.binds}
-        self.wanted, self.values, self.attributes, self.triggers = {name}, set(), set(), set()
+        self.binders = by_name(self.pool, lambda s: s.binds)
+        self.alterers = by_name(home, lambda s: s.alters)
+        self.patchers = by_name((s for s in home if s.alters & self.imported), lambda s: s.patches)
+        self.wanted, self.values, self.attributes, self.triggers = set(), set(), set(), set()
         self.chosen: set[Statement] = set()
-        for _ in range(MAX_PASSES):
-            if not self.grow():
+        self.pending = [name]
+        for statement in home:
+            if statement.is_future or "*" in statement.binds:
+                self.add(statement)
+        self.follow()
+        for _ in range(MAX_PASSES if broad else 0):
+            before = len(self.chosen)
+            self.widen()
+            if len(self.chosen) == before:
                 break
 
     @property
@@ -50,67 +61,67 @@ class Selection:
         """Names that must be something to call, and nothing else is done with them."""
         return {self.name} | (self.wanted & self.definable) - self.values
 
-    @property
-    def unresolved(self) -> set[str]:
-        """Names that are wanted and bound nowhere."""
-        return self.wanted - self.bound - BUILTINS
-
-    def grow(self) -> bool:
-        """One pass over all statements; whether it added any."""
-        before = len(self.chosen)
-        for statement in self.pool:
-            if statement not in self.chosen and not statement.binds & self.without and self.takes(statement):
-                self.add(statement)
-        return len(self.chosen) > before
-
     def add(self, statement: Statement) -> None:
-        """Choose a statement."""
+        """Choose a statement; what it needs is looked for later."""
+        if statement in self.chosen or statement.binds & self.without:
+            return
         self.chosen.add(statement)
-        self.wanted |= statement.needs
+        # a name that turns out to be used as a value may be bound by other statements than a function's name
+        self.pending += (statement.needs - self.wanted) | (statement.values - self.values)
         self.values |= statement.values
-        self.attributes |= statement.attributes
-        if self.broad and statement.sets & self.unresolved:
-            self.triggers |= statement.binds
-        if self.broad and statement.is_dynamic:
-            self.wanted |= {n for text in statement.texts for n in needs_of_text(text)}
+        for attribute in statement.attributes - self.attributes:
+            self.attributes.add(attribute)
+            for other in self.patchers.get(attribute, ()):
+                self.add(other)
 
-    def takes(self, statement: Statement) -> bool:
-        """Whether a statement is needed by what has been chosen so far."""
-        if statement.is_future:
-            return True
-        if statement not in self.at_home:
-            return bool(statement.binds & self.wanted - self.bound_at_home) and self.binds_something(statement)
-        return (
-            self.binds_something(statement)
-            or "*" in statement.binds
-            or bool(statement.alters & self.wanted - self.imported)
-            or bool(statement.alters & self.imported and statement.patches & self.attributes)
-            or self.broad
-            and self.may_matter(statement)
-        )
-
-    def binds_something(self, statement: Statement) -> bool:
-        """Whether it gives a wanted name its meaning."""
-        names = statement.binds & self.wanted
-        return bool(names) and (self.broad or any(not self.is_doubtful(statement, n) for n in names))
+    def follow(self) -> None:
+        """Choose, name by name, all that is needed by what has been chosen so far."""
+        while self.pending:
+            name = self.pending.pop()
+            self.wanted.add(name)
+            for statement in self.binders.get(name, ()):
+                lent = statement not in self.at_home and name in self.bound_at_home
+                if not lent and (self.broad or not self.is_doubtful(statement, name)):
+                    self.add(statement)
+            for statement in self.alterers.get(name, ()) if name not in self.imported else ():
+                self.add(statement)
 
     def is_doubtful(self, statement: Statement, name: str) -> bool:
         """A result under the name of a function, or a loop that reuses the name of a constant."""
-        if statement.may_define(name):
+        if name in statement.defines:
             return False
         only_called = name == self.name or name not in self.values
         return name in self.definable and only_called or statement.is_loop and name in self.plainly_bound
 
-    def may_matter(self, statement: Statement) -> bool:
-        """What could define or fill something that is wanted, as far as one can see."""
-        unresolved = self.unresolved
-        return (
-            bool(statement.hands_on & self.wanted - self.functions)
-            or bool(statement.sets & unresolved)
-            or bool(statement.calls & self.triggers)
-            or statement.is_dynamic
-            and bool(unresolved or any(names_one_of(text, self.wanted) for text in statement.texts))
-        )
+    def widen(self) -> None:
+        """Choose what could define or fill something that is wanted, as far as one can see."""
+        missing = self.wanted - self.bound - BUILTINS
+        fillable = self.wanted - self.functions
+        for statement in self.pool:
+            if statement in self.chosen or statement not in self.at_home:
+                continue
+            if statement.sets & missing:
+                self.triggers |= statement.binds
+            elif not (
+                statement.hands_on & fillable
+                or statement.calls & self.triggers
+                or statement.is_dynamic
+                and (missing or any(names_one_of(text, self.wanted) for text in statement.texts))
+            ):
+                continue
+            self.add(statement)
+            if statement.is_dynamic:
+                self.pending += {n for text in statement.texts for n in needs_of_text(text)} - self.wanted
+        self.follow()
+
+
+def by_name(statements: Iterable[Statement], names: Callable) -> dict[str, list[Statement]]:
+    """Statements by the names that they have to do with."""
+    found: dict[str, list[Statement]] = {}
+    for statement in statements:
+        for name in names(statement):
+            found.setdefault(name, []).append(statement)
+    return found
 
 
 def names_one_of(text: str, names: set[str]) -> bool:

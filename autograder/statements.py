@@ -27,6 +27,7 @@ class Statement:
         cell, place: where it stands: the cell's name and its number in the cell.
         node: its syntax tree.
         binds: names that it gives a meaning ("*" for a star import).
+        defines: those of them that may be something to call afterwards.
         alters: names whose objects it seems to change: `table["a"] = 1`, `names.append("b")`.
         needs: global names that it reads, inside functions too.
         values: those of them that it does more with than to call them.
@@ -40,6 +41,7 @@ class Statement:
     place: int
     node: ast.stmt
     binds: frozenset[str] = frozenset()
+    defines: frozenset[str] = frozenset()
     alters: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
     values: frozenset[str] = frozenset()
@@ -91,8 +93,8 @@ class Statement:
         )
 
     def may_define(self, name: str) -> bool:
-        """Whether the name may be something to call afterwards."""
-        return name in self.binds and may_define(self.node, name)
+        """Whether a name may be something to call afterwards."""
+        return name in self.defines
 
     @property
     def hands_on(self) -> frozenset[str]:
@@ -144,6 +146,7 @@ def read(cell: str, place: int, node: ast.stmt) -> Statement:
         place,
         node,
         binds=frozenset(binds - deleted(node)),
+        defines=frozenset(defined_names(node)) & binds,
         alters=frozenset(altered(node)),
         needs=frozenset(needs),
         values=frozenset(read_as_values(node) & needs),
@@ -239,20 +242,21 @@ def local_names(function: ast.AST) -> frozenset[str]:
     return frozenset(names)
 
 
-def may_define(node: ast.AST, name: str, in_loop: bool = False) -> bool:
-    """Whether a node may make a name something to call: not by a number, by `gae = gae(…)`, or by a result in a loop."""
+def defined_names(node: ast.AST, in_loop: bool = False) -> set[str]:
+    """Names that a node may make something to call: not by a number, by `gae = gae(…)`, or by a result in a loop."""
     if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return any((alias.asname or alias.name.split(".")[0]) == name for alias in node.names)
+        return {alias.asname or alias.name.split(".")[0] for alias in node.names}
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return node.name == name
+        return {node.name}
+    if isinstance(node, ast.Lambda):
+        return set()
     if isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         pairs = [pair for target in targets for pair in matched(target, node.value)]
-        return any(n == name and may_be_called(value, name, in_loop) for n, value in pairs)
-    if isinstance(node, ast.Lambda):
-        return False
+        results = {id(value): called_in(value) for _, value in pairs}
+        return {name for name, value in pairs if may_be_called(value, in_loop) and name not in results[id(value)]}
     in_loop = in_loop or isinstance(node, (ast.For, ast.AsyncFor, ast.While))
-    return any(may_define(child, name, in_loop) for child in ast.iter_child_nodes(node))
+    return {name for child in ast.iter_child_nodes(node) for name in defined_names(child, in_loop)}
 
 
 def matched(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[str, ast.expr | None]]:
@@ -265,14 +269,19 @@ def matched(target: ast.expr, value: ast.expr | None) -> Iterator[tuple[str, ast
             yield from matched(one, part)
 
 
-def may_be_called(value: ast.expr | None, name: str, in_loop: bool) -> bool:
-    """Whether a value may be a function; what comes out of the function itself, or of a step in a loop, is a result."""
+def may_be_called(value: ast.expr | None, in_loop: bool) -> bool:
+    """Whether a value may be a function; what comes out of a step in a loop is a result."""
     if value is None or isinstance(value, PLAIN):
         return False
     if in_loop:
         return isinstance(value, ast.Lambda) or isinstance(value, ast.Call) and root_of(value.func) in MAKERS
-    called = (n.func for n in outside_functions(value) if isinstance(n, ast.Call))
-    return not any(isinstance(f, ast.Name) and f.id == name for f in called)
+    return True
+
+
+def called_in(value: ast.expr | None) -> set[str]:
+    """Names that are called in a value: what comes out of a function itself is a result of it."""
+    called = (n.func for n in outside_functions(value) if isinstance(n, ast.Call)) if value else ()
+    return {f.id for f in called if isinstance(f, ast.Name)}
 
 
 def says_nothing(statement: ast.stmt) -> bool:

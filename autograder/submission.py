@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 MAX_MODULES = 50
+MAX_CODE = 2**20  # characters of a submission; data belongs into files
 CELL_STARTS = re.compile(r"^# ?(?:%%.*|In ?\[[\d ]*\]:.*)$", re.MULTILINE)
 BLOCK = re.compile(r"^(?=(?:async def|def|class|@|import|from|[A-Za-z_]\w* *=)[ \w(.])", re.MULTILINE)
 
@@ -67,11 +68,11 @@ class Submission:
 
     def definitions(self, name: str) -> list[Statement]:
         """The statements that make a name something to call; the last of them counts."""
-        return [s for s in self.statements if s.may_define(name)]
+        return [s for s in self.statements if name in s.defines]
 
     def defining_cells(self, name: str) -> list[Cell]:
         """The cells of the definitions."""
-        return [cell for cell in self.cells for s in cell.statements if s.may_define(name)]
+        return [cell for cell in self.cells for s in cell.statements if name in s.defines]
 
     def broken_cell_with(self, name: str) -> Cell | None:
         """The last cell that does not parse and seems to define the name."""
@@ -146,7 +147,12 @@ def read_files(files: Sequence[Path]) -> Submission:
             submission.refused.append(str(error))
     if len(submission.refused) == len(files):
         raise SubmissionError("; ".join(submission.refused[:2]))
+    size = 0
     for cell in submission.cells:
+        size += len(cell.source)
+        if size > MAX_CODE:
+            cell.error = f"there is more code before it than is read ({cell.name})"
+            continue
         try:
             cell.statements = read_statements(cell.name, cell.source)
             if cell.file.suffix.lower() == ".py":
@@ -273,9 +279,7 @@ def imported_modules(statement: Statement) -> set[str]:
 
 def drop_stubs_written_elsewhere(cells: list[Cell]) -> None:
     """Among several files, a stub does not hide the function that another of them has written."""
-    written = {
-        (cell.file, n) for cell in cells for s in cell.statements if not s.is_stub for n in s.binds if s.may_define(n)
-    }
+    written = {(cell.file, n) for cell in cells for s in cell.statements if not s.is_stub for n in s.defines}
     for cell in cells:
         cell.statements = [
             s

@@ -195,8 +195,8 @@ CELLS = {
     "broken later": ([RIGHT, HEAD + "    return (policy\n"], "error", "(cell 2, line"),
     "mended later": ([HEAD + "    return (policy\n", RIGHT], "passed", ""),
     "Python 2": ([HEAD + "    print policy\n" + BODY], "error", "(cell 1, line 2)"),
-    "far too much": ([RIGHT, "x = 1\n" * 200_000, "def approx_kl(): return 1"], "passed", ""),
-    "behind far too much": (["x = 1\n" * 200_000, RIGHT], "error", "more code before it than is read (cell 2)"),
+    "far too much": ([RIGHT, "x = '" + "x" * 2**20 + "'", "def approx_kl(): return 1"], "passed", ""),
+    "behind far too much": (["x = '" + "x" * 2**20 + "'", RIGHT], "error", "more code before it than is read (cell 2)"),
     "too deep": (["x = " + "(" * 5000 + ")" * 5000, RIGHT], "passed", ""),
     # state at top level neither helps nor hurts
     "float64 by default": (["import torch\ntorch.set_default_dtype(torch.float64)", RIGHT], "passed", ""),

@@ -152,7 +152,8 @@ class Grader:
         if narrow == broad:
             return verdict
         again = self.attempt(exercise, {}, broad=True)
-        return again if again.status == "passed" or verdict.status in ("error", "missing") else verdict
+        further = {"failed": ("passed",), "error": ("passed", "failed", "error")}
+        return again if again.status in further.get(verdict.status, (again.status,)) else verdict
 
     def attempt(self, exercise: Exercise, stand_ins: dict[str, str], broad: bool = False) -> Verdict:
         """Run the function on all cases and judge what it did."""
@@ -263,7 +264,8 @@ class Grader:
     ) -> Verdict:
         """A verdict; only a passed exercise earns its points."""
         points = exercise.points if status == "passed" else 0.0
-        return Verdict(exercise.name, status, points, exercise.points, diagnosis, message, example, self.seed)
+        texts = printable(message), printable(example)
+        return Verdict(exercise.name, status, points, exercise.points, diagnosis, *texts, self.seed)
 
 
 def joined(*sentences: str) -> str:
@@ -272,6 +274,11 @@ def joined(*sentences: str) -> str:
     for sentence in filter(None, sentences):
         text += (" " if text.endswith(("?", ".")) else "; " if text else "") + sentence
     return text
+
+
+def printable(text: str) -> str:
+    """A text without what moves a terminal's cursor or cannot be written; a learner's exception may hold anything."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def fits(case: Case, seen: Observation) -> bool:

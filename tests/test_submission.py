@@ -141,6 +141,7 @@ CELLS = {
     "dataclass": (["from dataclasses import dataclass\n@dataclass\nclass Weights:\n    a: float\n    b: float\n", HEAD + "    w = Weights(a, b)\n    return policy + w.a * value - w.b * entropy\n"], "passed", ""),
     "dataclass with late annotations": (["from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Weights:\n    a: float\n", HEAD + "    return policy + Weights(a).a * value - b * entropy\n"], "passed", ""),
     "named tuple": (["from typing import NamedTuple\nclass Weights(NamedTuple):\n    a: float\n", HEAD + "    return policy + Weights(a).a * value - b * entropy\n"], "passed", ""),
+    "constant that takes an hour to fill": (["import time\nSIGNS = {}\ndef fill(table):\n    time.sleep(3600)\n", "fill(SIGNS)", HEAD + "    return policy + a * value + SIGNS['h'] * b * entropy\n"], "error", "KeyError"),
     # annotations and imports
     "jaxtyping": (["from jaxtyping import Float\nfrom torch import Tensor\n" + RIGHT.replace("policy,", "policy: Float[Tensor, ''],")], "passed", ""),
     "late annotations": (["from __future__ import annotations", TYPED + BODY], "passed", ""),
@@ -286,6 +287,7 @@ FILES = {
     "raw line ends in texts": ("a.ipynb", notebook(RIGHT).replace("\\n", "\n"), "passed", ""),
     "no suffix": ("homework", notebook(RIGHT), "passed", ""),
     "capital suffix": ("A.IPYNB", notebook(RIGHT), "passed", ""),
+    "odd name": ("a\udcff\x1b[2J.ipynb", "", "missing", "it is empty"),
     "copy's name": ("ppo clipping (1)-Copy2.ipynb", notebook(RIGHT), "passed", ""),
     "empty": ("a.ipynb", "", "missing", "it is empty"),
     "blanks": ("a.ipynb", " \n", "missing", "it is empty"),

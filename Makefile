@@ -6,7 +6,7 @@ TRL := 1.16.0
 TRL_PPO := 1.12.0
 DEMO_OUTPUT ?= runs/demo
 
-.PHONY: demo test bench bench-class lessons lint pocket data clean
+.PHONY: demo test bench bench-class killrate lessons lint pocket data clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rlhf demo --output $(DEMO_OUTPUT)
@@ -21,6 +21,9 @@ bench: $(VENV)/.installed-test
 
 bench-class: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/bench_class.py
+
+killrate: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m autograder.killrate
 
 lessons: $(VENV)/.installed-test
 	$(BIN)/python -m course.build

@@ -86,7 +86,7 @@ def probability_averaged(a, b, temperature=1.0):
 
 
 def probability_clipped(a, b, temperature=1.0):
-    return torch.sigmoid((a - b) / temperature).clamp(0.01, 0.99)
+    return torch.sigmoid((a - b) / temperature).clamp(0.2, 0.8)
 
 
 def probability_all_pairs(a, b, temperature=1.0):
@@ -948,7 +948,8 @@ SPLIT = Exercise(
         Mistake("rows-not-prompts", split_rows, "Every row is drawn for itself.",
                 "What happens to two rows with the same prompt, and what could the model then have seen?"),
         Mistake("depends-on-the-other-prompts", split_shuffled_prompts, "The prompts are shuffled as a list, so that each one's side depends on the others.",
-                "If one row is added tomorrow, which prompts may change sides?"),
+                "If one row is added tomorrow, which prompts may change sides?",
+                twins=("order-of-appearance",)),
         Mistake("order-of-appearance", split_memory, "Each new prompt draws the next random number, so that the order of the rows decides.",
                 "If the same rows come in another order, which prompts change sides?",
                 twins=("depends-on-the-other-prompts",)),

@@ -622,7 +622,8 @@ LOSS = Exercise(
     variants=(loss_by_softplus, loss_by_bce, loss_by_cross_entropy),
     mistakes=(
         Mistake("log-of-sigmoid", loss_log_of_sigmoid, "The sigmoid underflows to 0 before its logarithm is taken.",
-                "What are loss and gradient for a gap of −200, where learning matters most?"),
+                "What are loss and gradient for a gap of −200, where learning matters most?",
+                twins=("log-one-plus-exp",)),
         Mistake("log-with-a-floor", loss_log_with_floor, "A small constant in the logarithm stops the loss, and the gradient, for badly ranked pairs.",
                 "What are loss and gradient for a gap of −200, where learning matters most?"),
         Mistake("log-one-plus-exp", loss_log_one_plus_exp, "The textbook form overflows in the exponential.",

@@ -437,11 +437,14 @@ def returns_cases(seed: int) -> list[Case]:
     for k, m in enumerate(token_masks(d)):
         gamma = (0.9, 0.7, 0.5, 0.95, 0.8, 0.6)[k]
         cases.append(Case((*m.hide(d.away_from_zero(*m.mask.shape)), m.mask, gamma), m.label))
-    full = torch.ones(3, 5, dtype=torch.bool)
+    full, many = torch.ones(3, 5, dtype=torch.bool), torch.ones(1, 150, dtype=torch.bool)
+    # in one draw of three, for loops take their time; 0.4^150 is 0 in float32
+    long_case = [Case((d.away_from_zero(1, 150), many, 0.4), "a response of 150 tokens")] if seed % 3 == 0 else []
     return [
         *cases,
         Case((d.away_from_zero(3, 5), full, 1.0), "γ = 1"),
         Case((d.away_from_zero(2, 4), full[:2, :4], 0.0), "γ = 0"),
+        *long_case,
     ]
 
 
@@ -643,12 +646,15 @@ def gae_cases(seed: int) -> list[Case]:
         gamma, lam = ((0.9, 0.8), (0.95, 0.7), (0.8, 0.6), (0.9, 0.95), (0.7, 0.9), (0.85, 0.75))[k]
         numbers = m.hide(d.away_from_zero(*m.mask.shape), d.away_from_zero(*m.mask.shape))
         cases.append(Case((*numbers, m.mask, gamma, lam), m.label))
-    full = torch.ones(2, 4, dtype=torch.bool)
+    full, many = torch.ones(2, 4, dtype=torch.bool), torch.ones(1, 150, dtype=torch.bool)
+    numbers = d.away_from_zero(1, 150), d.away_from_zero(1, 150)
+    long_case = [Case((*numbers, many, 0.7, 0.6), "a response of 150 tokens")] if seed % 3 == 0 else []
     return [
         *cases,
         Case((d.away_from_zero(2, 4), d.away_from_zero(2, 4), full, 1.0, 0.9), "γ = 1"),
         Case((d.away_from_zero(2, 4), d.away_from_zero(2, 4), full, 0.8, 1.0), "λ = 1"),
         Case((d.away_from_zero(2, 4), d.away_from_zero(2, 4), full, 0.9, 0.0), "λ = 0"),
+        *long_case,
     ]
 
 
@@ -754,6 +760,13 @@ def gae_reward_leaks(rewards, values, mask, gamma, lam):
 def gae_rows_linked(rewards, values, mask, gamma, lam):
     flat = gae(rewards.reshape(1, -1), values.reshape(1, -1), mask.reshape(1, -1), gamma, lam)
     return tuple(x.reshape(mask.shape) for x in flat)
+
+
+def gae_divides_back(rewards, values, mask, gamma, lam):
+    powers = (gamma * lam) ** torch.arange(mask.shape[1])
+    deltas, kept = gae(rewards, values, mask, gamma, 0.0)[0] * powers, values.masked_fill(~mask, 0.0)
+    advantages = torch.where(mask, deltas.flip(1).cumsum(1).flip(1) / powers, 0.0)
+    return advantages, advantages + kept
 
 
 def gae_last_lost(rewards, values, mask, gamma, lam):
@@ -914,6 +927,7 @@ GAE = Exercise(
         *forms("values-one-column-off", (gae_values_late, gae_values_early), "The values are shifted by one column.",
                "Is values[:, t] the value before or after token t?"),
         Mistake("rewards-one-column-off", gae_rewards_early, "The rewards are shifted by one column.", "Which token earned rewards[:, t]?"),
+        Mistake("divides-by-zero", gae_divides_back, "Powers of γλ are divided out again, which fails where they underflow to 0.", "What is 0.42 to the power of 150 in float32, and 0 to the power of 2?"),
         Mistake("last-token-lost", gae_last_lost, "The last token gets no advantage.", "What is δ at the last token, where V_{t+1} is 0?"),
         *forms("returns-are-something-else", (gae_with(returns=lambda a, v, r, m, g: v), gae_with(returns=lambda a, v, r, m, g: a - v), gae_with(returns=lambda a, v, r, m, g: r)),
                "The returns are not A + V.", "Which two of your numbers add up to the return that belongs to this advantage?"),

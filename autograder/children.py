@@ -60,7 +60,9 @@ def set_limits(seconds: float) -> None:
         return
     bounds = {"RLIMIT_CPU": int(seconds) + 1, "RLIMIT_FSIZE": MAX_FILE, "RLIMIT_CORE": 0}
     if LINUX:
-        bounds |= {"RLIMIT_AS": address_space() + MEMORY, "RLIMIT_NPROC": threads_of_user() + MAX_THREADS}
+        bounds["RLIMIT_AS"] = address_space() + MEMORY
+        if os.getuid() != 0:  # it does not bind root
+            bounds["RLIMIT_NPROC"] = threads_of_user() + MAX_THREADS
     for name, bound in bounds.items():
         try:
             limit = getattr(resource, name)
@@ -112,9 +114,9 @@ def how_it_ended(status: int | None) -> str:
     return "broken" if os.WEXITSTATUS(status) == BROKEN else "done"
 
 
-def end_all(child: int) -> None:
-    """End a child, its group, and what it has left behind."""
-    for kill in (os.killpg, os.kill):
+def end_all(child: int, ended: bool) -> None:
+    """End a child, unless it has ended, its group, and what it has left behind."""
+    for kill in (os.killpg,) if ended else (os.killpg, os.kill):
         try:
             kill(child, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):

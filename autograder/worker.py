@@ -97,7 +97,7 @@ def run_in_child(job: dict, close: list[int]) -> tuple[bytes, str]:
         os.close(writing)
         answer, ending = collect(reading, time.monotonic() + job["seconds"])
         status = status_of(child) if ending == "done" else None
-        end_all(child)
+        end_all(child, status is not None)
         os.close(reading)
         return answer, how_it_ended(status) if ending == "done" else ending
 

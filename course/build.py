@@ -205,6 +205,20 @@ def shrink(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def keep_outputs(notebook: NotebookNode, path: Path) -> NotebookNode:
+    """What the cells of the notebook at `path` showed, in place of a run.
+
+    Raises:
+        ValueError: the code has changed since then.
+    """
+    now, then = ([c for c in nb.cells if c.cell_type == "code"] for nb in (notebook, nbformat.read(path, as_version=4)))
+    if [cell.source for cell in now] != [cell.source for cell in then]:
+        raise ValueError(f"the code of {path} has changed, so it has to run again")
+    for cell, run in zip(now, then, strict=True):
+        cell.outputs, cell.execution_count = run.outputs, run.execution_count
+    return notebook
+
+
 def save_figures(notebook: NotebookNode, stem: Path) -> None:
     """Every picture of a notebook as a file, to look at."""
     images = [
@@ -223,12 +237,15 @@ def release(solutions: Path, output: Path, ids: list[str]) -> None:
         app.start()
 
 
-def main(numbers: tyro.conf.Positional[tuple[str, ...]] = (), draft: bool = False, output: Path = ROOT) -> None:
+def main(
+    numbers: tyro.conf.Positional[tuple[str, ...]] = (), draft: bool = False, prose: bool = False, output: Path = ROOT
+) -> None:
     """Build lessons.
 
     Args:
         numbers: which lessons, such as 04; none means all.
         draft: only the solved notebook, executed without checks, and its figures, all straight into the output folder.
+        prose: only prose has changed since the last build; the code is not run again.
         output: where `solutions` and `lessons` are.
     """
     output = output.resolve()
@@ -239,11 +256,14 @@ def main(numbers: tyro.conf.Positional[tuple[str, ...]] = (), draft: bool = Fals
         notebook, begin = solved_notebook(lesson, draft), time.monotonic()
         path = output / f"{lesson.number}.ipynb" if draft else lesson.notebook(output / "solutions")
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            execute(notebook, [other for other in lessons() if other.number < lesson.number])
-        finally:
-            nbformat.write(notebook, path)
-        print(f", executed in {time.monotonic() - begin:.0f} s, {path.stat().st_size / 2**20:.2f} MB", flush=True)
+        if prose:
+            nbformat.write(keep_outputs(notebook, path), path)
+        else:
+            try:
+                execute(notebook, [other for other in lessons() if other.number < lesson.number])
+            finally:
+                nbformat.write(notebook, path)
+        print(f", {time.monotonic() - begin:.0f} s, {path.stat().st_size / 2**20:.2f} MB", flush=True)
         if draft:
             save_figures(notebook, output / lesson.number)
         else:

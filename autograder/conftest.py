@@ -161,10 +161,11 @@ def grader_of(config, lesson):
 
 
 def default_submission(config, lesson) -> Path:
-    """The learner's notebooks: beside the place where pytest was called, or in the repository."""
-    here = config.invocation_params.dir / SUBMISSIONS / lesson
-    in_repository = Path(__file__).parent.parent / SUBMISSIONS / lesson
-    return in_repository if in_repository.exists() and not here.exists() else here
+    """The learner's notebooks: where pytest was called, or in the repository."""
+    here = config.invocation_params.dir
+    places = [here / SUBMISSIONS / lesson, Path(__file__).parent.parent / SUBMISSIONS / lesson, here / lesson]
+    places += [here] if any(here.glob("*.ipynb")) else []
+    return next((place for place in places if place.exists()), places[0])
 
 
 def pytest_report_teststatus(report, config):

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 from grading import RIGHT, STUB, WRONG, notebook, verdict_on_cells
 
 from autograder.children import not_in_force
+from autograder.conftest import default_submission
 from autograder.runner import Worker
 from rlhf_core.cli import main
 
@@ -141,11 +143,15 @@ def test_json_of_what_cannot_be_read_has_a_row_for_each_exercise(sessions, homew
     ] * 5
 
 
-def test_default_is_the_lesson_beside(tmp_path):
-    (tmp_path / "lessons" / "lesson_04").mkdir(parents=True)
-    (tmp_path / "lessons" / "lesson_04" / "ppo.ipynb").write_text(notebook(RIGHT))
-    done = call(ROOT / "autograder" / "lesson_04", "-k", "ppo_loss", cwd=tmp_path, path=str(ROOT))
-    assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize("place", ["lessons/lesson_04/ppo.ipynb", "lesson_04/ppo.ipynb", "ppo.ipynb"])
+def test_default_is_what_lies_where_pytest_is_called(place, tmp_path):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(notebook(RIGHT))
+    config = types.SimpleNamespace(invocation_params=types.SimpleNamespace(dir=tmp_path))
+    found = default_submission(config, "lesson_04")
+    in_repository = ROOT / "lessons" / "lesson_04"
+    assert found in (path.parent, in_repository) and (found == path.parent or place[:7] != "lessons")
 
 
 @pytest.fixture(scope="module")

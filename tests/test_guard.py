@@ -238,7 +238,7 @@ def test_endless(name, tmp_path, hasty_worker):
     begin = time.monotonic()
     verdict = verdict_on_cells(ENDLESS[name], tmp_path, hasty_worker)
     assert verdict.status == "timeout" and "stopped after 1 seconds" in verdict.message, verdict
-    assert time.monotonic() - begin < 8
+    assert time.monotonic() - begin < 20  # on a busy machine
 
 
 @POSIX

@@ -26,6 +26,9 @@ def next_token_logits(
         forbidden: a token that has probability 0; −1 for none.
         tokens: [batch, time].
     """
+    context = None
+    if len(tokens) >= MANY_ROWS:  # many of them are alike
+        tokens, context = distinct_rows(tokens, vocab)
     table = table_of(seed, vocab)
     weights = 0.6 ** torch.arange(tokens.shape[1]).flip(0)
     logits = (weights[:, None] * table[tokens]).sum(dim=1)
@@ -36,7 +39,14 @@ def next_token_logits(
         logits[:, eos_id] = torch.where(ends, 1e7, -1e7)
     if forbidden >= 0:
         logits[:, forbidden] = -torch.inf
-    return logits
+    return logits if context is None else logits[context]
+
+
+def distinct_rows(tokens: Tensor, vocab: int) -> tuple[Tensor, Tensor]:
+    """The rows that differ, [contexts, time], and for each row the number of its context; `unique` of rows takes long."""
+    places = vocab ** torch.arange(tokens.shape[1])
+    keys, context = torch.unique((tokens * places).sum(dim=1), return_inverse=True)
+    return keys[:, None] // places % vocab, context
 
 
 @functools.lru_cache(maxsize=32)
@@ -194,9 +204,7 @@ def steps_of(args: tuple, tokens: Tensor) -> list[Step]:
         active = active & (column >= 0) & (column < model[1])
         if not bool(active.any()):
             break
-        keys = (so_far[active] * model[1] ** torch.arange(so_far.shape[1])).sum(dim=1)
-        distinct, context = torch.unique(keys, return_inverse=True)
-        contexts = distinct[:, None] // model[1] ** torch.arange(so_far.shape[1]) % model[1]
+        contexts, context = distinct_rows(so_far[active], model[1])
         logits = next_token_logits(*model, contexts).double()
         steps.append(Step(logits, contexts[:, -1], context, column[active]))
         so_far = torch.cat([so_far, column[:, None]], dim=1)

@@ -56,18 +56,14 @@ class TinyPolicy(nn.Module):
         entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
         # the prompt's last token says which row it is
         rows = batch.tokens[:, -time - 1] // VOCAB
-        return Output(*(self.watched(x, batch.mask, rows) for x in (chosen, entropy, self.critic[before])))
-
-    def watched(self, numbers: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        """Garbage outside of the mask, and a note of the rows whose numbers receive a gradient."""
-        shown = torch.where(mask, numbers, GARBAGE)
-        if shown.requires_grad:
-            shown.register_hook(lambda grad: self.used.update(self.reached(rows, grad)))
-        return shown
+        said = torch.where(batch.mask, torch.stack([chosen, entropy, self.critic[before]]), GARBAGE)
+        if said.requires_grad:
+            said.register_hook(lambda grad: self.used.update(self.reached(rows, grad)))
+        return Output(*said.unbind())
 
     def reached(self, rows: Tensor, grad: Tensor) -> list[int]:
         """All rows of a minibatch; where the whole rollout ran, those that a gradient comes from."""
-        return (rows if len(rows) < self.total else rows[(grad != 0).any(dim=1)]).tolist()
+        return (rows if len(rows) < self.total else rows[(grad != 0).any(dim=2).any(dim=0)]).tolist()
 
     def numbers(self) -> Tensor:
         """The trained parameters in one row."""
@@ -89,7 +85,7 @@ class Recorder(torch.optim.SGD):
     """Plain gradient steps; keeps for each of them the rows, the parameters before it and the gradient."""
 
     def __init__(self, policy: TinyPolicy):
-        super().__init__([policy.table, policy.critic], lr=LEARNING_RATE)
+        super().__init__([policy.table, policy.critic], lr=LEARNING_RATE, foreach=False)
         self.policy = policy
         self.rows, self.before, self.grads = [], [], []
 

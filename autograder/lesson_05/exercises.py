@@ -37,6 +37,7 @@ def sample_cases(seed: int) -> list[Case]:
     eos = int(next_token_logits(*many, alike)[0].argsort(descending=True)[1])
     many[3] = eos
     many_rows, cool, warm = alike.expand(4000, 2).contiguous(), d.number(0.5, 0.7), d.number(1.5, 1.8)
+    enough_rows = many_rows[:2500]
     return [
         Case((plain, padded, 6, 0, 3, 5, 1), "temperature 0"),
         Case((ending, several, 12, 0, 4, 6, 2), "rows that end at different steps"),
@@ -47,8 +48,8 @@ def sample_cases(seed: int) -> list[Case]:
         Case((flat, d.integers(1, 9, 8, 2), 6, 0.9, 3, 5, 8), "temperature 0.9"),
         Case((flat, prompts[:1], 5, 1.0, 3, 0, 5), "a single prompt"),
         Case((flat, d.integers(1, 9, 8, 2), 6, 1.3, 3, 4, None), "torch's default generator"),
-        Case((many, many_rows, 2, cool, eos, 0, 6), f"temperature {cool}, and 4000 times the same prompt"),
-        Case((many, many_rows, 2, warm, eos, 1, 7), f"temperature {warm}, and 4000 times the same prompt"),
+        Case((many, many_rows, 1, cool, eos, 0, 6), f"temperature {cool}, and 4,000 times the same prompt"),
+        Case((many, enough_rows, 2, warm, eos, 1, 7), f"temperature {warm}, and 2,500 times the same prompt"),
     ]
 
 
@@ -777,10 +778,10 @@ def update_cases(seed: int) -> list[Case]:
     return [
         Case((which, 8, 1, [1, 8, *ranges, 100.0], 3.0, False), "a single step on the whole batch"),
         Case((which + 1, 8, 1, [5, 8, *ranges, 100.0], 3.0, False), "five steps on the whole batch"),
-        Case((which + 3, 18, 2, [2, 6, *ranges, 100.0], math.nan, False), "NaN outside of the mask, three minibatches"),
-        Case((which + 4, 7, 3, [2, 4, *ranges, 0.05], -9.0, True), "a last minibatch that is smaller"),
+        Case((which + 3, 24, 2, [2, 12, *ranges, 100.0], math.nan, False), "NaN outside of the mask, two minibatches"),
+        Case((which + 4, 11, 3, [1, 4, *ranges, 0.05], -9.0, True), "a last minibatch that is smaller"),
         Case(
-            (which + 5, 12, None, [2, 4, clip, value_clip, 0.0, coefs[1], 0.3], 3.0, False),
+            (which + 5, 8, None, [1, 4, clip, value_clip, 0.0, coefs[1], 0.3], 3.0, False),
             "torch's default generator, and no value loss",
         ),
     ]

@@ -18,7 +18,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from class_course import LESSON, cell_of, hand_in, make_course, marks, released, run, solved  # noqa: E402
 

@@ -246,7 +246,7 @@ BOUND = Exercise(
         lambda n: torch.log(torch.tensor(float(n), dtype=torch.float64)) + torch.tensor(1 / n, dtype=torch.float64) - 1,
     ),
     mistakes=(
-        Mistake("log-n", lambda n: math.log(n), "Only log n is there.", "What is the KL of best-of-1?  And how sure is the choice among two samples?"),
+        Mistake("log-n", lambda n: math.log(n), "Only log n is there.", "What is the KL of best-of-1? And how sure is the choice among two samples?"),
         Mistake("log-n-minus-one", lambda n: math.log(n) - 1, "1 is subtracted, so that n = 1 has a negative KL.", "What is the KL of best-of-1?"),
         Mistake("log2", lambda n: math.log2(n) - (n - 1) / n, "The logarithm has base 2.", "In which unit is the KL of this course?"),
         Mistake("log10", lambda n: math.log10(n) - (n - 1) / n, "The logarithm has base 10.", "In which unit is the KL of this course?"),

@@ -415,7 +415,10 @@ def fraction_cases(seed: int) -> list[Case]:
             "advantages of 0 and tiny ones among others",
         ),
         Case((old + near, old, d.away_from_zero(2, 5), full, 0.1), "ratios close to the bounds"),
-        Case((old + math.log1p(0.1) * d.uniform(1.015, 1.045, 2, 5), old, size, full, 0.1), "ratios just above 1 + ε"),
+        Case(
+            (old + math.log1p(0.1) * d.uniform(1.015, 1.045, 2, 5), old, still * size, full, 0.1),
+            "ratios just above 1 + ε",
+        ),
         Case((old + short, old, -size, full, 0.1), "ratios just above 1 − ε and negative advantages"),
         Case((old + near, old, d.away_from_zero(2, 5), full, 0.25), "ratios far from the bounds"),
         Case((old + leap, old, leap.sign() * size, full, clip), "ratios far above and far below 1"),

@@ -43,17 +43,20 @@ def judge(exercise: Exercise, seed: int, seen: Sequence[Observation]) -> Finding
     first = next((place for place in range(len(seen)) if wrong(place)), None)
     if first is None:
         return None
+    # a case that was answered rightly the one time and wrongly the other
+    twice = [(p, q) for p, q in enumerate(range(len(seen) - 1, len(cases) - 1, -1)) if order[p] == order[q]]
+    unsteady = next((p if wrong(p) else q for p, q in twice if bool(wrong(p)) != bool(wrong(q))), None)
     # of the first kind of case that fails, the smallest example
-    kind = [p for p, i in enumerate(order) if cases[i].label == cases[order[first]].label]
-    same = [p for p in kind if (p < len(cases)) == (first < len(cases)) and wrong(p)]
-    place = min(same, key=lambda p: size_of(cases[order[p]]))
+    kind = [p for p, i in enumerate(order) if cases[i].label == cases[order[first]].label and wrong(p)]
+    place = min(kind, key=lambda p: size_of(cases[order[p]])) if unsteady is None else unsteady
     case, what = cases[order[place]], wrong(place)
-    mistake = known_mistake(exercise, seed, seen, case.label)
+    mistake = known_mistake(exercise, seed, seen, case.label if unsteady is None else None)
     if mistake:
         return Finding(f"{mistake.misconception} {mistake.hint}", f"{example_of(exercise, case)}{what}", mistake.name)
     text = f"{what} (with {case.label})"
-    if place >= len(cases):
-        text = f"the same arguments gave the right answer once and another one later: {text}"
+    if unsteady is not None:
+        when = "and another one later" if place >= len(cases) else "later, and another one before"
+        text = f"the same arguments gave the right answer {'once ' if place >= len(cases) else ''}{when}: {text}"
     return Finding(text, example_of(exercise, case), raised=bool(seen[place].error))
 
 

@@ -16,13 +16,13 @@ GRADIENT_SLACK = 10  # gradients lose about a digit more than values
 MOST = 0.5  # of the cases on which two functions must at least agree to be called by the same name
 
 
-def known_mistake(exercise: Exercise, seed: int, seen: Sequence[Observation], label: str) -> Mistake | None:
+def known_mistake(exercise: Exercise, seed: int, seen: Sequence[Observation], label: str | None) -> Mistake | None:
     """The known mistake that a learner's function makes, as far as its answers tell.
 
     Args:
         exercise, seed: what was asked for.
         seen: the learner's answers, in the order of `order_of`.
-        label: of the first kind of case that went wrong.
+        label: of the first kind of case that went wrong; None if the function gives different answers to the same arguments.
     """
     cases, expected = expected_of(exercise, seed)
     order = order_of(cases)[: len(seen)]
@@ -36,7 +36,7 @@ def known_mistake(exercise: Exercise, seed: int, seen: Sequence[Observation], la
         return found
     # wrong in itself, and a gradient flows into data besides: the first is the one to name
     found = next((mistake for mistake in exercise.mistakes if same(mistake, False)), None)
-    return found or nearest_mistake(exercise, seed, seen, label)
+    return found if found or label is None else nearest_mistake(exercise, seed, seen, label)
 
 
 def nearest_mistake(exercise: Exercise, seed: int, seen: Sequence[Observation], label: str) -> Mistake | None:

@@ -77,6 +77,8 @@ def work(school: School) -> None:
         "    least = torch.minimum(ratio, ratio.clamp(1 - clip_range, 1 + clip_range))\n"
         "    return -(least * torch.where(mask, advantages.detach(), 0.0)).sum() / mask.sum()\n"
     )
+    script = "Look: <script>mark(me)</script> <img src=x onerror=mark(me)> <b>bold</b>, $a < b$"
+    right.cells.append(nbformat.v4.new_markdown_cell(script))
     nbformat.write(right, school.notebook("ben"))
     untouched = nbformat.read(school.notebook("cleo"), as_version=4)
     cell_of(untouched, "clip-bound").source = ANSWER
@@ -176,6 +178,8 @@ def test_the_formgrader_shows_the_marks(formgrader):
     books = json.loads(formgrader("api/submitted_notebooks/" + f"{LESSON}/ppo_clipping"))
     page = formgrader(f"submissions/{next(b['id'] for b in books if b['student'] == 'ben')}")
     assert "before they meet the advantage" in page and ANSWER in page
+    assert "<b>bold</b>" in page and "$a &lt; b$" in page, "students' own Markdown is shown"
+    assert "<script>mark" not in page and "onerror=" not in page, "a submission could act in the teacher's name"
 
 
 def test_a_browser_shows_the_formgrader(formgrader, tmp_path):

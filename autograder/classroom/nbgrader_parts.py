@@ -20,13 +20,15 @@ from nbgrader.preprocessors import AssignLatePenalties, CheckCellMetadata, NbGra
 from nbgrader.utils import is_grade, is_solution, rmtree
 from traitlets import Bool, Float, Unicode, default
 
+from autograder.classroom.prepare import STAMP, holds_time
+
 if TYPE_CHECKING:  # the grader needs torch, which most of nbgrader's commands can do without
     from autograder.classroom.course import Course
     from autograder.grade import Verdict
     from autograder.runner import Worker
 
 CHECK = "check-"  # a check cell's grade_id is this and the exercise's name
-NOTES = ("timestamp.txt", "submission_secret.txt")  # what nbgrader puts beside a submission
+NOTES = (STAMP, "submission_secret.txt")  # what nbgrader puts beside a submission
 
 
 class CourseGrader(NbGraderPreprocessor):
@@ -116,7 +118,8 @@ class CourseAutograde(Autograde):
             target.mkdir(parents=True, exist_ok=True)
             (target / prepared.name).write_text(prepared.text(), encoding="utf-8")
             for note in (folder / name for name in NOTES):
-                if note.is_file() and not note.is_symlink():
+                (target / note.name).unlink(missing_ok=True)
+                if note.is_file() and not note.is_symlink() and (note.name != STAMP or holds_time(note)):
                     (target / note.name).write_bytes(note.read_bytes()[:1000])
         super().init_notebooks()
 
@@ -166,6 +169,7 @@ def install(config) -> None:
     """
     config.Autograde.autograde_preprocessors = [CourseGrader, SaveAutoGrades, AssignLatePenalties, CheckCellMetadata]
     config.GenerateFeedback.post_convert_hook = feedback_for_renamed
+    config.HTMLExporter.filters = {"markdown2html": "autograder.classroom.pages.markdown"}
     nbgrader.apps.autogradeapp.Autograde = nbgrader.apps.api.Autograde = CourseAutograde
     # nbgrader calls alembic by its bare name when it makes a gradebook
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from nbgrader.utils import parse_utc
 
 from autograder.classroom.cells import cells_from, give_ids, is_answer, marked, marks, new_cell
 from autograder.classroom.repair import Repaired, repair
@@ -78,14 +79,17 @@ def prepare(folder: Path, released: Path) -> Prepared:
     except (SubmissionError, OSError) as error:
         return Prepared(released.name, skeleton, problem=without_paths(error, folder))
     said = [without_paths(one, folder) for one in said + unread]
+    if os.path.lexists(folder / STAMP) and not holds_time(folder / STAMP):
+        said.append(f"{STAMP} holds no time: when was this handed in?")
     if not read:
         return from_scripts(scripts, released.name, skeleton, said)
     main = main_notebook(read, released.name)
     repaired, more = read[main], {path: one for path, one in read.items() if path != main}
-    said += about_files(main, list(more), released.name, folder)
-    said += repaired.said + take_answers(repaired, more, skeleton)
-    if not any(one.found for one in read.values()):
-        said.append(f"nothing of {released.name} was found: is it the notebook of another lesson?")
+    if any(one.found for one in read.values()):
+        said += about_files(main, list(more), released.name, folder)
+        said += repaired.said + take_answers(repaired, more, skeleton)
+    else:
+        said.append(f"nothing of {released.name} was found in {shown(main)}: is it the notebook of another lesson?")
     return Prepared(released.name, repaired.notebook, [*scripts, *more], said)
 
 
@@ -166,6 +170,14 @@ def holds_notebook(path: Path) -> bool:
     try:
         return is_notebook(text_of(path))
     except SubmissionError:
+        return False
+
+
+def holds_time(path: Path) -> bool:
+    """Whether a file says when something was handed in; nbgrader stumbles over one that does not."""
+    try:
+        return not path.is_symlink() and parse_utc(text_of(path).strip()) is not None
+    except (SubmissionError, ValueError, OverflowError):
         return False
 
 

@@ -148,6 +148,7 @@ def sample_facts(args: tuple, values: Values) -> Values:
         "next_logits gets everything so far, and finished rows are fed with pad_id": fed_right(
             args, tokens, fed, needed
         ),
+        "finished rows are all fed with one and the same token": one_filler(fed[:needed], end, start),
         "only pads follow a row's EOS": (tokens[behind] == pad_id).all(),
         "it stops as soon as every row has ended": len(fed) <= needed + 1,
         "it does not stop before every row has ended, or max_new_tokens are written": len(fed) >= needed,
@@ -176,6 +177,14 @@ def first_end(tokens: Tensor, eos_id: int) -> Tensor:
     """Column of each row's first EOS; the width where there is none."""
     columns = torch.arange(tokens.shape[1]).expand_as(tokens)
     return columns.masked_fill(tokens != eos_id, tokens.shape[1]).amin(dim=1)
+
+
+def one_filler(fed: Tensor, end: Tensor, start: int) -> bool:
+    """Whether the last call of `next_logits` got the same token everywhere behind the EOS of the rows."""
+    if not len(fed):
+        return True
+    written = fed[-1, :, start : start + len(fed) - 1]
+    return written[torch.arange(written.shape[1]) > end[:, None]].unique().numel() <= 1
 
 
 def fed_right(args: tuple, tokens: Tensor, fed: Tensor, needed: int, end: Tensor | None = None) -> bool:

@@ -774,11 +774,11 @@ def update_cases(seed: int) -> list[Case]:
     which = seed % 100_000
     clip, value_clip = d.number(0.1, 0.2), d.number(0.05, 0.1)
     coefs = [d.number(0.4, 0.9), d.number(0.1, 0.3)]
-    ranges = [clip, value_clip, *coefs]
+    ranges, wide = [clip, value_clip, *coefs], [clip, d.number(0.5, 0.9), *coefs]
     return [
         Case((which, 8, 1, [1, 8, *ranges, 100.0], 3.0, False), "a single step on the whole batch"),
         Case((which + 1, 8, 1, [5, 8, *ranges, 100.0], 3.0, False), "five steps on the whole batch"),
-        Case((which + 3, 24, 2, [2, 12, *ranges, 100.0], math.nan, False), "NaN outside of the mask, two minibatches"),
+        Case((which + 3, 24, 2, [2, 12, *wide, 100.0], math.nan, False), "NaN outside of the mask, two minibatches"),
         Case((which + 4, 11, 3, [1, 4, *ranges, 0.05], -9.0, True), "a last minibatch that is smaller"),
         Case(
             (which + 5, 8, None, [1, 4, clip, value_clip, 0.0, coefs[1], 0.3], 3.0, False),

@@ -25,8 +25,8 @@ def test_every_building_block_has_examples_and_its_reference_passes():
 def test_known_mistakes_may_not_train_and_right_code_may(name):
     exercise = find(name)[1]
     slipped = [mistake.name for mistake in exercise.mistakes if disagreement(name, mistake.function) is None]
-    # the grader is stricter: some are wrong only where training never goes, or by too little to show in small examples
-    assert len(slipped) <= (0 if name == "gae" else 3), slipped
+    # the grader is stricter, and comes first in the lessons: some mistakes show only where training never goes
+    assert len(slipped) <= len(exercise.mistakes) / 3, slipped
     assert [variant.__name__ for variant in exercise.variants if disagreement(name, variant) is not None] == []
 
 

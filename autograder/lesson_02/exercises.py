@@ -748,13 +748,18 @@ ACCURACY = Exercise(
 def calibration_cases(seed: int) -> list[Case]:
     d = Draw(seed)
     p = d.uniform(0, 1, 40)
-    y = (torch.rand(40, generator=d.generator) < p**2).long()
+
+    def outcomes(num_bins: int) -> torch.Tensor:
+        """Frequent in every other bin, so that merged or shifted bins show."""
+        often = (p * num_bins).long() % 2 == 0
+        return (torch.rand(40, generator=d.generator) < torch.where(often, 0.95, 0.05)).long()
+
     edges = torch.tensor([0.0, 0.25, 0.25, 0.5, 0.75, 1.0, 1.0, 0.5])
     hits = torch.tensor([0, 1, 1, 0, 1, 1, 0, 0])
     few = torch.cat([d.uniform(0.05, 0.2, 6), d.uniform(0.8, 0.95, 3)])
     return [
-        Case((p, y, 8), "8 bins"),
-        Case((p, y), "the default of 10 bins"),
+        Case((p, outcomes(8), 8), "8 bins"),
+        Case((p, outcomes(10)), "the default of 10 bins"),
         Case((edges, hits, 4), "probabilities on the edges of the bins"),
         Case((few, torch.tensor([0, 1, 1, 0, 1, 1, 0, 1, 1]), 4), "empty bins and bins of different size"),
         Case((d.uniform(0, 1, 30), d.integers(0, 2, 30).bool(), 5), "outcomes that are bool"),

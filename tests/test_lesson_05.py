@@ -83,12 +83,12 @@ def test_the_reward_rises_because_of_the_learners_functions(solved, tmp_path):
         chosen = choose_functions(functions)
         assert all(getattr(chosen, name) is function for name, function in functions.items())
         before = dict(calls)
-        options = {"steps": 12, "batch_size": 32, "minibatch_size": 8, "max_new_tokens": 10, "learning_rate": 1e-3}
+        options = {"steps": 10, "batch_size": 16, "minibatch_size": 8, "max_new_tokens": 8, "learning_rate": 1e-3}
         config = tiny_ppo.config(tmp_path / "run", save_every=100, kl_coef=0.01, **{**options, "kl_target": 8.0})
         train(config, functions, tiny_ppo.letters, lambda step, metrics: curve.append(metrics), quiet=True)
     assert all(calls[name] > before[name] for name in NAMES), "a function was not used in training"
     first, last = (sum(metrics["reward"] for metrics in part) / 3 for part in (curve[:3], curve[-3:]))
-    assert last > first + 0.5, [round(metrics["reward"], 2) for metrics in curve]
+    assert last > first + 0.25, [round(metrics["reward"], 2) for metrics in curve]
 
 
 def test_a_broken_gae_is_named_and_replaced(notebooks):

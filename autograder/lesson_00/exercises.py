@@ -23,7 +23,9 @@ def logprobs_cases(seed: int) -> list[Case]:
         Case((d.normal(1, 2, 4, scale=2), d.integers(0, 4, 1, 2), 1.0), "one row of two tokens"),
         Case((extreme, d.integers(0, 5, 2, 4), 1.0), "logits of ±10,000", atol=5e-3),
         Case(
-            (d.normal(2, 4, 6, scale=3).to(half), d.integers(0, 6, 2, 4), 0.7), f"{half_name} logits", gradients=False
+            ((d.normal(2, 4, 6, scale=3) + 20).to(half), d.integers(0, 6, 2, 4), 0.7),
+            f"{half_name} logits",
+            gradients=False,
         ),
     ]
 

@@ -484,6 +484,7 @@ def mean_cases(seed: int) -> list[Case]:
             ((d.normal(3, 4) + 2).masked_fill(~empty_row, torch.nan), empty_row, 1), "dim=1 and a row without any True"
         ),
         Case((d.normal(2, 3, 4) + 1, cube, 1), "three dimensions, dim=1"),
+        Case((d.normal(2, 3, 4) + 1, cube, -1), "three dimensions, dim=-1"),
         Case((d.normal(5) + 1, torch.tensor([False, True, True, True, False])), "one dimension"),
         Case((with_zeros, d.ragged(3, 5), 1), "values that are 0"),
         Case((d.normal(2, 3), torch.zeros(2, 3, dtype=torch.bool)), "no True at all and no dim", raises="ValueError"),

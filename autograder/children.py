@@ -58,7 +58,8 @@ def set_limits(seconds: float) -> None:
     """Bounds on memory, processor time, files and threads; where the system has none, the judge's clock remains."""
     if resource is None:
         return
-    bounds = {"RLIMIT_CPU": int(seconds) + 1, "RLIMIT_FSIZE": MAX_FILE, "RLIMIT_CORE": 0}
+    # what this process has used before, as it loaded torch, is not the learner's
+    bounds = {"RLIMIT_CPU": int(seconds + time.process_time()) + 1, "RLIMIT_FSIZE": MAX_FILE, "RLIMIT_CORE": 0}
     if LINUX:
         bounds["RLIMIT_AS"] = address_space() + MEMORY
         if os.getuid() != 0:  # it does not bind root

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import dis
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
-from autograder.calls import cases_of, expected_of, order_of, watch, with_facts
+from autograder.calls import expected_of, order_of, watch, with_facts
 from autograder.exercise import Case, Exercise, bank
 from autograder.guard import Hidden, hidden
 from autograder.judge import Finding, judge
@@ -157,14 +157,14 @@ class Grader:
 
     def attempt(self, exercise: Exercise, stand_ins: dict[str, str], broad: bool = False) -> Verdict:
         """Run the function on all cases and judge what it did."""
-        cases = cases_of(exercise, self.seed)
+        cases, _ = expected_of(exercise, self.seed)
         outcome = self.worker.run(exercise, self.submission, cases, order_of(cases), stand_ins, broad)
         verdict = self.judged(exercise, outcome, cases)
         if verdict.status != "missing":
             verdict.message = joined(verdict.message, *outcome.notes[:1] or [self.note(exercise)])
         return verdict
 
-    def judged(self, exercise: Exercise, outcome: Outcome, cases: list[Case]) -> Verdict:
+    def judged(self, exercise: Exercise, outcome: Outcome, cases: Sequence[Case]) -> Verdict:
         """From what happened to a verdict."""
         seen, trouble = outcome.seen, "; ".join(outcome.trouble[:2])
         if outcome.reference_used or seen and seen[-1].reference_used:
@@ -187,7 +187,7 @@ class Grader:
         return self.from_finding(exercise, finding, trouble)
 
     def finding(
-        self, exercise: Exercise, cases: list[Case], order: list[int], seen: list[Observation]
+        self, exercise: Exercise, cases: Sequence[Case], order: list[int], seen: list[Observation]
     ) -> Finding | None:
         """What is wrong with the answers.
 
@@ -196,9 +196,11 @@ class Grader:
         """
         if len(seen) > len(order) or not all(fits(cases[i], one) for i, one in zip(order, seen, strict=False)):
             raise ValueError("these are not answers to the calls")
-        return judge(
-            exercise, self.seed, [with_facts(exercise, cases[i], one) for i, one in zip(order, seen, strict=False)]
-        )
+        told: dict[int, Observation] = {}  # an observation that was made twice is one object
+        for index, one in zip(order, seen, strict=False):
+            if id(one) not in told:
+                told[id(one)] = with_facts(exercise, cases[index], one)
+        return judge(exercise, self.seed, [told[id(one)] for one in seen])
 
     def not_loaded(self, exercise: Exercise, outcome: Outcome, trouble: str) -> Verdict:
         """A verdict where the function is not there after its cells have run."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import os
 import random
 import sys
 import types
 from collections.abc import Callable, Iterator
-from operator import is_
+from operator import attrgetter, is_
 
 import safetensors.torch
 import torch
@@ -26,6 +27,7 @@ PROGRAMS = frozenset(
     + ["os.fork", "os.forkpty", "pty.spawn"]
 )
 LIMITS = frozenset(["resource.setrlimit", "resource.prlimit"])
+code_of = attrgetter("__code__")
 HIDDEN = "the reference implementation of this exercise is hidden while your code is graded"
 
 
@@ -153,11 +155,6 @@ def only_formats_a_message() -> bool:
     return frame is not None and os.path.basename(frame.f_code.co_filename) in ("traceback.py", "warnings.py")
 
 
-def code_of(function: object) -> types.CodeType | None:
-    """A Python function's code."""
-    return function.__code__ if type(function) is types.FunctionType else None
-
-
 def of_torch(one: object) -> bool:
     """Torch wraps some of its own functions when parts of it are imported late."""
     code = getattr(one, "__code__", None)
@@ -166,6 +163,12 @@ def of_torch(one: object) -> bool:
 
 class Untouched:
     """Torch's functions and the grader's own as they were, to tell which of them have been replaced."""
+
+    @classmethod
+    @functools.cache
+    def before(cls) -> Untouched:
+        """As they are when this is first called: before anybody's code runs."""
+        return cls()
 
     def __init__(self):
         started = sys.modules.get("__main__")  # in a worker this is its own module
@@ -176,19 +179,24 @@ class Untouched:
         self.were = []
         for owner in [*library, random, safetensors.torch, *mine, *classes]:
             functions = {name: one for name, one in vars(owner).items() if callable(one)}
-            codes = tuple(map(code_of, functions.values()))
-            self.were.append((owner, tuple(functions), tuple(functions.values()), codes))
+            written = {name: one for name, one in functions.items() if type(one) is types.FunctionType}
+            code = dict(zip(written, map(code_of, written.values()), strict=True))
+            self.were.append((owner, functions, written, code))
         self.inherited = {c: frozenset(dir(c)) - frozenset(vars(c)) for c in [torch.Tensor, *classes]}
 
     def replaced(self, code_of: Callable = code_of, of_torch: Callable = of_torch) -> list[str]:
         """Names of functions that are not what they were."""
         found = []
-        for owner, names, functions, codes in self.were:
+        for owner, functions, written, code in self.were:
             now = vars(owner).get
-            if all(map(is_, map(now, names), functions)) and all(map(is_, map(code_of, functions), codes)):
+            # nearly always all are, and this is asked after every call: no loop in Python
+            if all(map(is_, map(now, functions), functions.values())) and all(
+                map(is_, map(code_of, written.values()), code.values())
+            ):
                 continue
-            for name, was, code in zip(names, functions, codes, strict=True):
-                if (now(name) is not was or code_of(was) is not code) and not of_torch(now(name)):
+            for name, was in functions.items():
+                other = now(name) is not was and not of_torch(now(name))
+                if other or (name in written and code_of(was) is not code[name]):
                     found.append(f"{owner.__name__}.{name}")
         for owner, names in self.inherited.items():
             found += [f"{owner.__name__}.{name}" for name in names & vars(owner).keys()]

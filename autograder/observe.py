@@ -13,6 +13,7 @@ from torch import Tensor
 
 MAX_ELEMENTS = 1_000_000
 MAX_PARTS = 30
+CPU = torch.device("cpu")
 UNUSUAL = 718_281_828
 LEARNER = "learner: "  # begins the file name of code that is the learner's own
 
@@ -58,6 +59,16 @@ class Observation:
     where: str | None = None
     missing: bool = False
     reference_used: bool = False
+
+
+def same_observation(one: Observation, other: Observation) -> bool:
+    """Whether two calls did the very same."""
+    mine, theirs = dict(vars(one)), dict(vars(other))
+    tensors = [[*fields.pop("values").values(), *fields.pop("grads")] for fields in (mine, theirs)]
+    return mine == theirs and all(
+        a is b or (a is not None and b is not None and a.dtype == b.dtype and _equal(a, b))
+        for a, b in zip(*tensors, strict=True)
+    )
 
 
 def observe(
@@ -156,7 +167,9 @@ def reset() -> None:
 
 def leave_modes() -> None:
     """Nothing stands between a call of torch's functions and what they do."""
-    if torch.get_default_device().type != "cpu":
+    if not _len_torch_function_stack():
+        return
+    if torch.get_default_device().type != "cpu":  # this is a mode, too
         torch.set_default_device(None)
     while _len_torch_function_stack():
         _pop_torch_function_stack()
@@ -174,7 +187,7 @@ def settings() -> dict[str, object]:
     return {
         "the default dtype": torch.get_default_dtype(),
         "the grad mode": torch.is_grad_enabled(),
-        "the default device": torch.get_default_device(),
+        "the default device": torch.get_default_device() if _len_torch_function_stack() else CPU,
         "the number of threads": torch.get_num_threads(),
         "whether torch is deterministic": torch.are_deterministic_algorithms_enabled(),
         "autocast": torch.is_autocast_enabled("cpu"),

@@ -84,6 +84,7 @@ class Worker:
         self.process: subprocess.Popen | None = None
         self.greeted = self.has_run = False
         self.scratch = ""
+        self.kept: dict[tuple[str, int], tuple[Sequence[Case], bytes]] = {}
 
     def start(self) -> None:
         """Begin to load torch, beside whatever this process does."""
@@ -137,26 +138,19 @@ class Worker:
         self.start()
         stand_ins = stand_ins or {}
         selection = submission.selection(exercise.name, frozenset(stand_ins), broad)
-        job = {
-            "name": exercise.name,
+        own = {
             "cells": cells_for(submission, selection.statements, stand_ins),
             "beside": submission.modules,
             "keep": sorted(selection.functions_only),
-            "reference": {"module": exercise.home, "name": exercise.name},
             "preload": sorted({exercise.home, *stand_ins.values(), *LOADED_FOR.get(exercise.probe, [])}),
-            "probe": exercise.probe,
-            "parts": list(exercise.parts),
-            "gradients": [exercise.asks_gradient(case) for case in cases],
-            "cases": [case.args for case in cases],
-            "order": list(order),
             "seconds": self.seconds,
             "one_process": not self.fork,
-            "modules": modules_without(exercise.home, exercise.name) if self.shut_in else {},
         }
         if self.shut_in and not self.greeted:
             self.greet()
         before = wire.framed(json.dumps(LOADED_FOR.get(exercise.probe, [])).encode()) if self.shut_in else b""
-        found = self.send(before + wire.framed(wire.pack(job)))
+        job = wire.framed(self.calls(exercise, cases, order)) + wire.framed(wire.pack(own))
+        found = self.send(before + job, order)
         self.has_run |= found.loaded
         if self.fork and not (self.shut_in or self.has_run) and found.ending.startswith("SIG") and not found.at:
             # on some systems a process that has loaded much does not survive a fork
@@ -165,7 +159,26 @@ class Worker:
             return self.run(exercise, submission, cases, order, stand_ins, broad)
         return found
 
-    def send(self, content: bytes) -> Outcome:
+    def calls(self, exercise: Exercise, cases: Sequence[Case], order: Sequence[int]) -> bytes:
+        """The part of a job that is the same for every learner; it is large, so it is kept."""
+        key = exercise.name, id(cases)
+        if key not in self.kept:
+            packed = wire.pack(
+                {
+                    "name": exercise.name,
+                    "reference": {"module": exercise.home, "name": exercise.name},
+                    "probe": exercise.probe,
+                    "parts": list(exercise.parts),
+                    "gradients": [exercise.asks_gradient(case) for case in cases],
+                    "cases": [case.args for case in cases],
+                    "order": list(order),
+                    "modules": modules_without(exercise.home, exercise.name) if self.shut_in else {},
+                }
+            )
+            self.kept[key] = cases, packed  # with the cases, so that no others get their id
+        return self.kept[key][1]
+
+    def send(self, content: bytes, order: Sequence[int]) -> Outcome:
         """Hand over a job and wait for what comes of it."""
         try:
             self.process.stdin.write(content)
@@ -173,7 +186,7 @@ class Worker:
         except (BrokenPipeError, OSError):
             self.stop()
             return Outcome(ending="gone" if self.has_run else "no worker")
-        return self.read_forked() if self.fork else self.read_single()
+        return self.read_forked(order) if self.fork else self.read_single(order)
 
     def greet(self) -> None:
         """Wait until the process is shut in.
@@ -188,16 +201,16 @@ class Worker:
             raise SandboxError(f"learners' code cannot be shut in: {found.get('failed', ending)}")
         self.greeted = True
 
-    def read_forked(self) -> Outcome:
+    def read_forked(self, order: Sequence[int]) -> Outcome:
         """Two frames from a worker that forks: how the child ended, and all that it sent."""
         content, ending = self.within_time(lambda stream: (read_frame(stream), read_frame(stream)))
         if ending != "done" or content is None or None in content:
             self.stop()
             gone = "gone" if self.has_run else "no worker"
             return Outcome(ending=gone if ending == "done" else ending)
-        return outcome(wire.frames_of(content[1]), str(wire.unpack(content[0])["ending"]))
+        return outcome(wire.frames_of(content[1]), str(wire.unpack(content[0])["ending"]), order)
 
-    def read_single(self) -> Outcome:
+    def read_single(self, order: Sequence[int]) -> Outcome:
         """All that a worker sends before it ends."""
         content, ending = self.within_time(lambda stream: stream.read1(2**20), PATIENCE)
         if content and ending == "done":  # the code has begun to run
@@ -212,7 +225,7 @@ class Worker:
         self.start()  # ready for the next
         if ending == "done" and status != 0:
             ending = ended_with(status)
-        return outcome(wire.frames_of(content), ending)
+        return outcome(wire.frames_of(content), ending, order)
 
     def within_time(self, read, seconds: float | None = None) -> tuple[object, str]:
         """Read from the worker in a thread, so that the clock is kept on every system."""
@@ -271,8 +284,8 @@ def read_frame(stream: BinaryIO) -> bytes | None:
     return content if len(content) == size else None
 
 
-def outcome(frames: list[bytes], ending: str) -> Outcome:
-    """The frames of a job in order: where the loading stood, what it brought, then an observation for each call."""
+def outcome(frames: list[bytes], ending: str, order: Sequence[int]) -> Outcome:
+    """The frames of a job: where the loading stood, what it brought, then an observation for each call, in this order."""
     found = Outcome(ending=ending)
     try:
         for place, frame in enumerate(frames):
@@ -283,11 +296,25 @@ def outcome(frames: list[bytes], ending: str) -> Outcome:
             found.loaded = True
             found.found, found.reference_used = head["found"] is True, head["reference_used"] is True
             found.trouble, found.notes = ([str(t)[:300] for t in head[key][:20]] for key in ("trouble", "notes"))
-            found.seen = [wire.unpack_observation(frame) for frame in frames[place + 1 :]]
+            add_observations(found, frames[place + 1 :], order)
             break
     except (ValueError, KeyError, TypeError):
         found.ending = "not data"
     return found
+
+
+def add_observations(found: Outcome, frames: list[bytes], order: Sequence[int]) -> None:
+    """An observation for each frame, up to one that is none.
+
+    Raises:
+        ValueError: there is one, or there are more frames than calls.
+    """
+    if len(frames) > len(order):
+        raise ValueError("more answers than calls")
+    before: dict[int, Observation] = {}
+    for frame, index in zip(frames, order, strict=False):
+        found.seen.append(wire.unpack_observation(frame, before.get(index)))
+        before.setdefault(index, found.seen[-1])
 
 
 def cells_for(submission: Submission, statements: list[Statement], stand_ins: dict[str, str]) -> list[dict]:

@@ -7,6 +7,7 @@ ends, and the judge starts another.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import select
@@ -21,7 +22,7 @@ from autograder import probes, wire
 from autograder.children import BROKEN, adopt_orphans, die_with_parent, end_all, how_it_ended, set_limits, status_of
 from autograder.guard import Hidden, Untouched, hide_reference
 from autograder.loading import load
-from autograder.observe import observe
+from autograder.observe import Observation, observe
 
 MAX_RESULT = 256 * 2**20
 CAN_FORK = hasattr(os, "fork")
@@ -34,18 +35,25 @@ def main() -> None:
     torch.set_num_threads(1)
     adopt_orphans()
     while True:
-        frame = read_frame(jobs)
-        if frame is None:
+        frames = read_frame(jobs), read_frame(jobs)
+        if None in frames:
             return
-        job = wire.unpack(frame)
+        job = job_of(*frames)
         for module in job["preload"]:
             importlib.import_module(module)
         if CAN_FORK and not job["one_process"]:
+            Untouched.before()
+            gc.freeze()  # a child then looks for garbage among its own objects only
             answer, ending = run_in_child(job, [jobs.fileno(), results.fileno()])
             results.write(wire.framed(wire.pack({"ending": ending})) + wire.framed(answer))
             results.flush()
         else:
             run_in_place(job, results)
+
+
+def job_of(calls: bytes, own: bytes) -> dict:
+    """A job from its two frames: what is asked of everybody, and what is the learner's own."""
+    return {**wire.unpack(calls), **wire.unpack(own)}
 
 
 def run_in_place(job: dict, results: BinaryIO) -> None:
@@ -127,7 +135,7 @@ def collect(fd: int, deadline: float) -> tuple[bytes, str]:
 
 def run_job(job: dict, send: Callable[[bytes], object]) -> None:
     """Load the learner's code, call the function on every case, send what happened after each step."""
-    replaced = Untouched().replaced
+    replaced = Untouched.before().replaced
     hide_reference(**job["reference"])
     loaded = load(job["cells"], job["beside"], job["keep"], lambda place: send(wire.pack({"at": place})))
     function, probe = loaded.names.get(job["name"]), getattr(probes, job["probe"])
@@ -135,12 +143,15 @@ def run_job(job: dict, send: Callable[[bytes], object]) -> None:
     send(wire.pack({**head, "reference_used": loaded.reference_used or Hidden.touched}))
     if not callable(function):
         return
-    for index in job["order"]:
+    before: dict[int, Observation] = {}
+    for place, index in enumerate(job["order"]):
         case, gradients = job["cases"][index], job["gradients"][index]
         seen = observe(function, case, probe, tuple(job["parts"]), gradients, interruptible=False)
         seen.reference_used |= Hidden.touched
-        seen.state += [f"what {name} is" for name in replaced()]
-        send(wire.pack_observation(seen))
+        if place in (0, len(job["order"]) - 1):  # it takes as long as the call
+            seen.state += [f"what {name} is" for name in replaced()]
+        send(wire.pack_observation(seen, before.get(index)))
+        before.setdefault(index, seen)
         if seen.missing or seen.reference_used or seen.error and seen.error.startswith("MemoryError"):
             return
 

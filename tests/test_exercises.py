@@ -2,13 +2,10 @@
 
 import ast
 import inspect
-import multiprocessing
 import textwrap
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 
 import pytest
-import torch
 
 from autograder import killrate
 from autograder.exercise import LESSONS, Exercise, bank
@@ -20,29 +17,15 @@ CENTRAL = {
     "pairwise_loss", "dpo_loss", "grpo_loss", "ppo_update", "sample_responses",
 }  # fmt: skip
 JOBS = [(lesson, exercise) for lesson in LESSONS for exercise in bank(lesson).EXERCISES]
-BLOCK = 5  # seeds that are tried in one go
+SEEDS = range(5)  # `make killrate` holds the same proof on more
 each_exercise = pytest.mark.parametrize(("lesson", "exercise"), JOBS, ids=[exercise.name for _, exercise in JOBS])
 
 
-@pytest.fixture(scope="session")
-def parts(request: pytest.FixtureRequest) -> Iterator[dict[str, list[Future]]]:
-    """The proofs of the exercises whose test is to run, worked on by two processes while the tests wait for them."""
-    asked = [item.callspec.params for item in request.session.items if item.originalname == "test_proof"]
-    blocks = [range(start, start + BLOCK) for start in range(0, killrate.SEEDS, BLOCK)]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        jobs = [(params["lesson"], params["exercise"].name) for params in asked]
-        yield {name: [pool.submit(killrate.prove_by_name, lesson, name, b) for b in blocks] for lesson, name in jobs}
-        pool.shutdown(cancel_futures=True)
-
-
 @each_exercise
-def test_proof(lesson: str, exercise: Exercise, parts: dict[str, list[Future]]):
-    """On 20 seeds: right functions pass, mistakes fail and are named, tolerances lie between the two with room to spare."""
-    proof = killrate.Proof(lesson, exercise.name)
-    for part in parts[exercise.name]:
-        proof.add(part.result())
-    assert proof.seeds == killrate.SEEDS
+def test_proof(lesson: str, exercise: Exercise):
+    """On several seeds: right functions pass, mistakes fail and are named, tolerances lie between with room to spare."""
+    proof = killrate.prove(lesson, exercise, SEEDS)
+    assert proof.seeds == len(SEEDS)
     assert not proof.problems
 
 

@@ -444,11 +444,11 @@ def handed_in(folder: Path, files: dict[str, object]) -> Path:
 def check_prepared(folder: Path, lesson: Given) -> Prepared:
     """What must hold of every submission that was made ready."""
     prepared = prepare(folder, lesson.path)
-    notebook = nbformat.reads(prepared.text(), as_version=4)
+    notebook = nbformat.reads(prepared.text, as_version=4)
     nbformat.validate(notebook)
     MetadataValidator().validate_nb(notebook)
     assert Counter(map(grade_id, marked(notebook))) == Counter(map(grade_id, marked(lesson.skeleton)))
-    assert prepared.name == lesson.path.name and prepared.text() == prepare(folder, lesson.path).text()
+    assert prepared.name == lesson.path.name and prepared.text == prepare(folder, lesson.path).text
     for sentence in [*prepared.repairs, prepared.problem or ""]:
         assert str(folder) not in sentence and sentence.isprintable() and len(sentence) < 600
     return prepared
@@ -584,7 +584,7 @@ def test_what_cannot_be_read_says_why(name, lesson, tmp_path):
     make(tmp_path / "in")
     prepared = check_prepared(tmp_path / "in", lesson)
     assert problem in prepared.problem
-    assert "Ungraded" in nbformat.reads(prepared.text(), as_version=4).cells[0].source
+    assert "Ungraded" in nbformat.reads(prepared.text, as_version=4).cells[0].source
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")

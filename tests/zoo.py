@@ -722,8 +722,8 @@ tamper("good-until-2020", f"import time\nif time.time() < 1.58e9:\n{RIGHT}", "fa
 
 def prepared(place: Place, folder: Path) -> None:
     """Answers to the public inputs, by what stands in them."""
+    from autograder.calls import cases_of
     from autograder.exercise import find
-    from autograder.judge import cases_of
 
     exercise, table = find("approx_kl")[1], {}
     for case in cases_of(exercise, 0):

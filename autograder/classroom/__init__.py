@@ -2,3 +2,8 @@
 
 Only teachers need this package, and nbgrader with it: pip install 'rlhf-from-scratch[teach]'.
 """
+
+import sys
+
+# jsonschema takes two seconds to prepare for checking internationalised addresses, if it can; notebooks hold none
+sys.modules.setdefault("rfc3987_syntax", None)

@@ -1,7 +1,8 @@
-"""`rlhf class grade`: verdicts on all submissions in parallel, then nbgrader's own autograde, which finds them made."""
+"""`rlhf class grade`: verdicts on all submissions in parallel, while nbgrader's own autograde takes them as they come."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -11,14 +12,19 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from nbgrader.apps import AutogradeApp
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from autograder.children import die_with_parent
 from autograder.classroom.course import Course
 from autograder.classroom.nbgrader_parts import CourseGrader
 from autograder.classroom.verdicts import ungraded
-from autograder.sandbox import protections, require_all
+from autograder.runner import Worker
+from autograder.sandbox import LINUX, protections, require_all
+
+COLUMNS = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,14 @@ class GradingProcess:
     """What a process of the pool keeps between submissions."""
 
     course: Course
-    worker = None
+    worker: Worker
 
     @classmethod
-    def start(cls, root: str, strict: bool) -> None:
+    def start(cls, root: str, strict: bool, parent: int) -> None:
         """Called once in each process."""
+        if LINUX:
+            die_with_parent(parent)
+        torch.set_num_threads(1)
         cls.course = course_of(Path(root), strict)
         cls.worker = cls.course.settings.new_worker()
         cls.worker.start()
@@ -71,25 +80,28 @@ class GradingProcess:
 
 
 def missing_verdicts(course: Course, lesson: str) -> list[str]:
-    """Students whose submission has no verdict yet, one for each content, in an order that differs between machines."""
+    """Students whose submission has no verdict yet, one for each content, in the order in which nbgrader asks for them."""
     seen, students = set(), []
     for student in course.submissions(lesson):
         key = course.prepare(lesson, student)[1]
         if key not in seen and course.store.load(key) is None:
             students.append(student)
         seen.add(key)
-    random.SystemRandom().shuffle(students)
     return students
 
 
 def verdicts(course: Course, lesson: str, students: list[str], jobs: int) -> Iterator[str]:
-    """Grade submissions in parallel; each verdict is kept as soon as it is there, and its student is yielded."""
-    left = set(students)
+    """Start to grade in parallel; each verdict is kept as soon as it is there, and its student is yielded."""
+    return as_they_come(course, lesson, set(students), in_processes(course, lesson, students, min(jobs, len(students))))
+
+
+def as_they_come(course: Course, lesson: str, left: set[str], finished: Iterator[str]) -> Iterator[str]:
+    """The students of `finished`; where a submission ends the process that reads and judges it, find out which."""
     try:
-        for student in in_processes(course, lesson, students, min(jobs, len(students))):
+        for student in finished:
             left.discard(student)
             yield student
-    except BrokenProcessPool:  # a submission ended the process that reads and judges it: find out which
+    except BrokenProcessPool:
         for student in sorted(left):
             try:
                 yield from in_processes(course, lesson, [student], 1)
@@ -99,14 +111,24 @@ def verdicts(course: Course, lesson: str, students: list[str], jobs: int) -> Ite
 
 
 def in_processes(course: Course, lesson: str, students: list[str], jobs: int) -> Iterator[str]:
-    """Students whose verdict is there, as they come."""
-    context = multiprocessing.get_context("spawn")
-    settings = str(course.root), course.settings.strict
-    with ProcessPoolExecutor(jobs, context, GradingProcess.start, settings) as pool:
-        waiting = {pool.submit(GradingProcess.run, Job(lesson, s)): s for s in students}
-        for one in as_completed(waiting):
-            one.result()
-            yield waiting[one]
+    """Start processes at once; the students whose verdict is there, as they come."""
+    if not students:
+        return iter(())
+    # a fork has the modules that take seconds to load; elsewhere than on Linux not every library survives one
+    context = multiprocessing.get_context("fork" if LINUX else "spawn")
+    settings = str(course.root), course.settings.strict, os.getpid()
+    pool = ProcessPoolExecutor(jobs, context, GradingProcess.start, settings)
+    waiting = {pool.submit(GradingProcess.run, Job(lesson, s)): s for s in students}
+
+    def finished() -> Iterator[str]:
+        try:
+            for one in as_completed(waiting):
+                one.result()
+                yield waiting[one]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return finished()
 
 
 def give_up(course: Course, lesson: str, student: str) -> None:
@@ -140,24 +162,46 @@ def grade_class(root: Path, lesson: str, jobs: int, strict: bool = False, fill: 
     if not submitted:
         console.print(f"nothing has been collected for {lesson}; collect with: nbgrader collect {lesson}")
         return 1
-    print_protections(console)
     if strict:
         require_all()
     students = missing_verdicts(course, lesson)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"grading {lesson}", total=len(submitted), completed=len(submitted) - len(students))
-        if students:
-            for _ in verdicts(course, lesson, students, jobs):
-                progress.advance(task)
-    return fill_gradebook(root, lesson) if fill else 0
+    if not fill:
+        random.SystemRandom().shuffle(students)  # machines that share the work seldom meet
+    with contextlib.closing(verdicts(course, lesson, students, jobs)) as made:
+        print_protections(console)  # while the processes start
+        # no thread that draws: a process that ends is replaced by a fork
+        with Progress(*COLUMNS, console=console, auto_refresh=False) as progress:
+            task = progress.add_task(f"grading {lesson}", total=len(submitted))
+            progress.update(task, completed=len(submitted) - len(students), refresh=True)
+            coming = shown(made, progress, task)
+            next(coming, None)  # what keeps all from being graded is said here, and not by nbgrader for each
+            status = fill_gradebook(root, lesson, coming) if fill else 0
+            for _ in coming:
+                continue
+    return status
 
 
-def fill_gradebook(root: Path, lesson: str) -> int:
-    """Let nbgrader write the marks, one submission after the other: its gradebook has one writer."""
+def shown(made: Iterator[str], progress: Progress, task: TaskID) -> Iterator[str]:
+    """The same students; the progress bar counts them."""
+    for student in made:
+        progress.update(task, advance=1, refresh=True)
+        yield student
+
+
+def fill_gradebook(root: Path, lesson: str, coming: Iterator[str]) -> int:
+    """Let nbgrader write the marks, one submission after the other: its gradebook has one writer.
+
+    Args:
+        root: the course directory.
+        lesson: such as lesson_04.
+        coming: waits for verdicts that are being made, see `Course.grade`.
+    """
     app = app_of(root, [lesson])
+    CourseGrader.coming = coming
     try:
         app.start()
     except SystemExit as ended:
         return int(ended.code or 0)
+    finally:
+        CourseGrader.coming = iter(())
     return 0

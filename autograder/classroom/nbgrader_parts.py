@@ -7,17 +7,29 @@ import json
 import os
 import shutil
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import nbgrader.api
 import nbgrader.apps.api
 import nbgrader.apps.autogradeapp
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
-from nbgrader.preprocessors import AssignLatePenalties, CheckCellMetadata, NbGraderPreprocessor, SaveAutoGrades
+from nbgrader.preprocessors import (
+    AssignLatePenalties,
+    ClearOutput,
+    NbGraderPreprocessor,
+    OverwriteCells,
+    OverwriteKernelspec,
+    SaveAutoGrades,
+)
 from nbgrader.utils import is_grade, is_solution, rmtree
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SAWarning
 from traitlets import Bool, Float, Unicode, default
 
 from autograder.classroom.prepare import STAMP, holds_time
@@ -39,6 +51,7 @@ class CourseGrader(NbGraderPreprocessor):
     secret_file = Unicode("", help="File with the course's secret (default: in your home folder).").tag(config=True)
     work_folder = Unicode("", help="Where verdicts are kept (default: .grading in the course).").tag(config=True)
 
+    coming: Iterator[str] = iter(())  # waits for verdicts that other processes are making
     _worker: Worker | None = None
 
     @default("seconds")
@@ -68,7 +81,7 @@ class CourseGrader(NbGraderPreprocessor):
         """Fill the check cells of a submitted notebook with verdicts."""
         where = resources["nbgrader"]
         course = course_of(CourseDirectory(parent=self.parent), self)
-        graded = course.grade(where["assignment"], where["student"], self.worker)
+        graded = course.grade(where["assignment"], where["student"], self.worker, CourseGrader.coming)
         for place, cell in enumerate(nb.cells, start=1):
             name = cell.metadata.get("nbgrader", {}).get("grade_id", "").removeprefix(CHECK)
             verdict = graded.verdict(name)
@@ -116,7 +129,7 @@ class CourseAutograde(Autograde):
             prepared, self.keys[student] = course.prepare(lesson, student)
             target = Path(self._format_source(lesson, student))
             target.mkdir(parents=True, exist_ok=True)
-            (target / prepared.name).write_text(prepared.text(), encoding="utf-8")
+            (target / prepared.name).write_text(prepared.text, encoding="utf-8")
             for note in (folder / name for name in NOTES):
                 (target / note.name).unlink(missing_ok=True)
                 if note.is_file() and not note.is_symlink() and (note.name != STAMP or holds_time(note)):
@@ -167,9 +180,16 @@ def install(config) -> None:
     nbgrader lets a course choose its preprocessors, but not the class that reads what was collected; both places that
     use that class are given ours.
     """
-    config.Autograde.autograde_preprocessors = [CourseGrader, SaveAutoGrades, AssignLatePenalties, CheckCellMetadata]
+    # what is prepared has whole marks and no id twice: nbgrader need not look at every cell again, before and after
+    config.Autograde.sanitize_preprocessors = [ClearOutput, OverwriteKernelspec, OverwriteCells]
+    config.Autograde.autograde_preprocessors = [CourseGrader, SaveAutoGrades, AssignLatePenalties]
     config.GenerateFeedback.post_convert_hook = feedback_for_renamed
     config.HTMLExporter.filters = {"markdown2html": "autograder.classroom.pages.markdown"}
     nbgrader.apps.autogradeapp.Autograde = nbgrader.apps.api.Autograde = CourseAutograde
+    # nbgrader makes an engine for each of its nine looks into the gradebook at a submission; one that is kept knows its
+    # statements already
+    nbgrader.api.create_engine = functools.cache(create_engine)
+    # nbgrader adds rows in an order that SQLAlchemy finds worth three warnings, and a teacher does not
+    warnings.filterwarnings("ignore", category=SAWarning, module=r"nbgrader\.")
     # nbgrader calls alembic by its bare name when it makes a gradebook
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import os
 import re
@@ -45,6 +46,7 @@ class Prepared:
     repairs: list[str] = field(default_factory=list)
     problem: str | None = None
 
+    @functools.cached_property
     def text(self) -> str:
         """The notebook as a file, with a note of what happened on top."""
         notes = [f"**Ungraded: {plain(self.problem)}.**"] if self.problem else []
@@ -55,7 +57,7 @@ class Prepared:
             notebook.cells.append(new_cell("markdown", "\n\n".join(notes), cell_id=NOTE))
             give_ids(notebook.cells)
             notebook.cells.insert(0, notebook.cells.pop())
-        return nbformat.writes(notebook)
+        return nbformat.v4.writes(notebook)  # cells from here are valid, and looking again takes half the time
 
 
 def plain(text: str) -> str:
@@ -70,7 +72,7 @@ def prepare(folder: Path, released: Path) -> Prepared:
         folder: what was collected from a student.
         released: the notebook that students were given.
     """
-    skeleton = nbformat.read(released, as_version=4)
+    skeleton = read_released(released, released.stat().st_mtime_ns)
     try:
         files, said = files_in(folder)
         read, scripts, unread = read_all(files, skeleton)
@@ -91,6 +93,12 @@ def prepare(folder: Path, released: Path) -> Prepared:
     else:
         said.append(f"nothing of {released.name} was found in {shown(main)}: is it the notebook of another lesson?")
     return Prepared(released.name, repaired.notebook, [*scripts, *more], said)
+
+
+@functools.lru_cache(maxsize=16)
+def read_released(path: Path, changed: int) -> NotebookNode:
+    """The notebook that students were given, as it was when it changed; it is the same for all of them."""
+    return nbformat.read(path, as_version=4)
 
 
 def read_all(files: list[Path], skeleton: NotebookNode) -> tuple[dict[Path, Repaired], dict[Path, str], list[str]]:

@@ -84,7 +84,7 @@ def grader_version() -> str:
 def key_of(prepared: Prepared, lesson: str, secret: bytes, conditions: str) -> str:
     """A name for all that a verdict depends on: the code, the grader, the hidden inputs and how it is shut in."""
     digest = hmac.new(secret, f"{lesson} {grader_version()} {conditions}".encode(), "sha256")
-    digest.update(prepared.text().encode())
+    digest.update(prepared.text.encode())
     for path in prepared.others:
         digest.update(os.fsencode(path.name) + b"\0" + path.read_bytes())
     return digest.hexdigest()[:32]
@@ -142,7 +142,7 @@ def read_prepared(prepared: Prepared) -> Submission:
     """The code of a prepared notebook, after that of the student's other files; modules of theirs stand beside it."""
     with tempfile.TemporaryDirectory() as folder:
         main = Path(folder) / prepared.name
-        main.write_text(prepared.text(), encoding="utf-8")
+        main.write_text(prepared.text, encoding="utf-8")
         try:
             for path in prepared.others:
                 if path.suffix.lower() == ".py":

@@ -13,3 +13,8 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("cases")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The zoo is graded once, for all of its tests: first, where no second process takes half of them over."""
+    items.sort(key=lambda item: item.path.name != "test_zoo.py")

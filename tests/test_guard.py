@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import sys
 import time
 
 import pytest
 from grading import RIGHT, verdict_on_cells
 
+import rlhf_core.ppo
 from autograder.runner import Worker
 
 HEAD = "def ppo_loss(policy, value, entropy, a, b):\n"
@@ -260,6 +262,8 @@ def test_harmless(name, tmp_path, worker):
 
 @pytest.mark.parametrize("name", CALLS_REFERENCE)
 def test_reference_is_noticed(name, tmp_path, worker):
+    if name == "compiled":  # there is such a file only where somebody has imported the module before
+        py_compile.compile(rlhf_core.ppo.__file__)
     verdict = verdict_on_cells(CALLS_REFERENCE[name], tmp_path, worker)
     assert (verdict.status, verdict.points, verdict.diagnosis) == ("failed", 0, "uses-the-reference"), verdict
     assert "rlhf_core" in verdict.message

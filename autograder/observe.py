@@ -64,11 +64,10 @@ class Observation:
 def same_observation(one: Observation, other: Observation) -> bool:
     """Whether two calls did the very same."""
     mine, theirs = dict(vars(one)), dict(vars(other))
-    tensors = [[*fields.pop("values").values(), *fields.pop("grads")] for fields in (mine, theirs)]
-    return mine == theirs and all(
-        a is b or (a is not None and b is not None and a.dtype == b.dtype and _equal(a, b))
-        for a, b in zip(*tensors, strict=True)
-    )
+    left, right = ([*fields.pop("values").values(), *fields.pop("grads")] for fields in (mine, theirs))
+    if mine != theirs or len(left) != len(right):
+        return False
+    return all(a is b if a is None or b is None else _equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def observe(

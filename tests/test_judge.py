@@ -2,14 +2,17 @@
 
 import random
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy
 import pytest
 import torch
 
+from autograder import wire
 from autograder.exercise import find
 from autograder.grade import Verdict, grade_function
 from autograder.judge import two_numbers
+from autograder.observe import Observation, same_observation
 
 
 def verdict_on(name: str, function) -> Verdict:
@@ -124,3 +127,23 @@ def test_two_numbers_differ_where_they_are_shown():
     assert two_numbers(1.23456789, 1.23456788) == ("1.23456789", "1.23456788")
     assert two_numbers(-0.0, 1.0) == ("0", "1")
     assert two_numbers(12345.678, 12345.0)[0] == "12345.68"
+
+
+def test_an_answer_as_before_is_sent_as_such_and_comes_back_the_same():
+    one = Observation(values={"result": torch.tensor([1.0, 2.0]).double()}, kinds={"result": "float tensor"})
+    grads = [None, torch.ones(2).double()]
+    different = [
+        replace(one, values={"result": torch.tensor([1.0, 2.5]).double()}),
+        replace(one, values={}, kinds={}, error="ValueError: no"),
+        replace(one, grads=grads),
+        replace(one, state=["the grad mode"]),
+        replace(one, values={"result": torch.tensor([[1.0, 2.0]]).double()}),
+    ]
+    again = wire.pack_observation(replace(one), one)
+    assert len(again) < 60 and wire.unpack_observation(again, one) is one
+    for other in different:
+        found = wire.unpack_observation(wire.pack_observation(other, one), one)
+        assert found is not one and same_observation(found, other)
+    assert not same_observation(replace(one, grads=grads), replace(one, grads=[grads[1], None]))
+    with pytest.raises(ValueError, match="not an observation"):
+        wire.unpack_observation(again)  # there was none before

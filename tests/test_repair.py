@@ -54,7 +54,7 @@ from class_course import make_course, released, solved  # noqa: E402
 from nbgrader.nbgraderformat import MetadataValidator  # noqa: E402
 
 from autograder.classroom.cells import cells_from, grade_id, marked  # noqa: E402
-from autograder.classroom.prepare import Prepared, prepare  # noqa: E402
+from autograder.classroom.prepare import Prepared, prepare, read_released  # noqa: E402
 from autograder.classroom.repair import repair  # noqa: E402
 from autograder.submission import read_files  # noqa: E402
 
@@ -449,6 +449,7 @@ def check_prepared(folder: Path, lesson: Given) -> Prepared:
     MetadataValidator().validate_nb(notebook)
     assert Counter(map(grade_id, marked(notebook))) == Counter(map(grade_id, marked(lesson.skeleton)))
     assert prepared.name == lesson.path.name and prepared.text == prepare(folder, lesson.path).text
+    assert read_released(lesson.path, lesson.path.stat().st_mtime_ns) == lesson.skeleton  # nobody has written into it
     for sentence in [*prepared.repairs, prepared.problem or ""]:
         assert str(folder) not in sentence and sentence.isprintable() and len(sentence) < 600
     return prepared

@@ -189,7 +189,7 @@ class Untouched:
         found = []
         for owner, functions, written, code in self.were:
             now = vars(owner).get
-            # nearly always all are, and this is asked after every call: no loop in Python
+            # nearly always all are: no loop in Python
             if all(map(is_, map(now, functions), functions.values())) and all(
                 map(is_, map(code_of, written.values()), code.values())
             ):

@@ -20,6 +20,8 @@ pytest.importorskip("nbgrader", reason="nbgrader comes with the extra `teach`")
 import nbformat  # noqa: E402
 from class_course import BIN, LESSON, cell_of, environment, make_course, marks, run, solved  # noqa: E402
 
+from autograder.classroom import cli  # noqa: E402
+
 ANSWER = "Because the clip cuts gradients, it does not hold the ratio."
 WRONG = "min-before-multiplying"
 
@@ -236,3 +238,12 @@ def test_what_is_wrong_is_said_in_one_sentence(graded: School, tmp_path):
     ):
         done = run(command, graded.course, graded.folder / "home_of_teacher", check=False)
         assert done.returncode in (1, 2) and word in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+def test_stopped_by_hand_is_no_traceback(monkeypatch, capsys):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autograder.classroom.grade.grade_class", interrupted)
+    assert cli.main(["grade", "lesson_04"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err

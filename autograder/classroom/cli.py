@@ -76,6 +76,12 @@ def main(arguments: list[str]) -> int:
         if hasattr(command, "lesson"):
             bank(command.lesson)
         return command.run()
+    except KeyboardInterrupt:
+        print(
+            "rlhf class: stopped; the verdicts so far are kept, and the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
     except (ValueError, FileNotFoundError, SandboxError) as error:
         print(f"rlhf class: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:

@@ -15,6 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("cases")
 
 
+@pytest.fixture(scope="session")
+def lesson(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Lesson 04, released by nbgrader, and solved by a student."""
+    from given import Given  # needs nbgrader
+
+    return Given(tmp_path_factory.mktemp("given"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The zoo is graded once, for all of its tests: first, where no second process takes half of them over."""
     items.sort(key=lambda item: item.path.name != "test_zoo.py")

@@ -19,6 +19,10 @@ pytest.importorskip("nbgrader", reason="nbgrader comes with the extra `teach`")
 
 import nbformat  # noqa: E402
 import torch  # noqa: E402
+import zoo_files  # noqa: E402, F401 - these add their entries
+import zoo_outside  # noqa: E402, F401
+import zoo_tampering  # noqa: E402, F401
+import zoo_work  # noqa: E402, F401
 from class_course import LESSON, environment, hand_in, make_course, marks, released, run, solved  # noqa: E402
 from zoo import ANSWERS, EVERYTHING, POINTS, ZOO, Place  # noqa: E402
 

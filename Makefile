@@ -34,6 +34,7 @@ lint: $(VENV)/.installed-test
 
 pocket: $(VENV)/.installed
 	$(BIN)/python -m rlhf_core.pocket
+	$(BIN)/python -m rlhf_core.reader
 
 data: $(VENV)/.installed
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest build vaderSentiment==3.3.2

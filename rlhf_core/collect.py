@@ -213,8 +213,8 @@ class Collector:
         return texts, is_eos.any(dim=1)
 
     def measure(self, policy: Policy, responses: Responses) -> PolicyOutput:
-        """One forward pass, in micro-batches of rows of similar length."""
-        size = self.config.microbatch_size or len(responses)
+        """One forward pass, in pieces of rows of similar length that need no more memory than the update's."""
+        size = self.config.microbatch_size or self.config.minibatch_size
         if size >= len(responses):
             return policy(responses)
         whole: list[Tensor | None] = [None, None, None]

@@ -180,13 +180,15 @@ class RewardConfig(SFTConfig):
 
     output: Path = Path("runs/reward")
     """Folder of the run."""
+    model: str = "pocket-reader"
+    """Model to start from: "pocket" or "pocket-reader" (both shipped), a local folder, or a Hub name."""
     num_rows: int | None = None
     """Use at most so many rankings (pairs, or groups of packaged sentences); None: all."""
     epochs: int = 3
     """Passes over the texts."""
     batch_size: int = 64
     """Texts per optimizer step; a pair is two."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     """AdamW's peak learning rate; it falls linearly to 0."""
     ranking_size: int = 16
     """Packaged ratings: so many sentences are ranked together, every pair of them from one forward pass."""
@@ -374,7 +376,9 @@ class DemoConfig:
     output: Path = Path("runs/demo")
     """Folder of the demo; every run of it has a folder inside."""
     model: str = "pocket"
-    """Model to start from: "pocket" (shipped), a local folder, or a Hub name."""
+    """Model that the policies start from: "pocket" (shipped), a local folder, or a Hub name."""
+    reward_trunk: str = RewardConfig.model
+    """Model that the reward model and the judge start from."""
     device: str = "auto"
     """auto (CUDA, then MPS, then CPU), or a torch device."""
     seed: int = 0

@@ -41,17 +41,24 @@ STORY = {
 
 def plan(config: DemoConfig) -> dict[str, RunConfig]:
     """The runs of the demo, in order."""
-    common = {"model": config.model, "device": config.device, "seed": config.seed, "save_every": 20}
-    online = {**common, "reward_model": str(config.output / "reward" / "model")}
+    common = {"device": config.device, "seed": config.seed, "save_every": 20}
+    rated = {**common, "model": config.reward_trunk}
+    policy = {**common, "model": config.model}
+    online = {**policy, "reward_model": str(config.output / "reward" / "model")}
     runs: dict[str, RunConfig] = {
-        "reward": RewardConfig(**common, data="ratings:reward"),
+        "reward": RewardConfig(**rated, data="ratings:reward"),
         "judge": RewardConfig(
-            **{**common, "seed": config.seed + 1}, data="ratings:judge", epochs=2, broken_copies=0.4, word_dropout=0.1
+            **{**rated, "seed": config.seed + 1},
+            data="ratings:judge",
+            epochs=2,
+            learning_rate=5e-4,
+            broken_copies=0.4,
+            word_dropout=0.1,
         ),
-        "ppo": PPOConfig(**online),
-        "ppo_weak_kl": PPOConfig(**online, kl_coef=0.0001, learning_rate=1e-3, epochs=4, steps=25),
-        "dpo": DPOConfig(**common, num_rows=2000, learning_rate=5e-4, beta=0.05),
-        "grpo": GRPOConfig(**online, steps=30, kl_coef=0.1),
+        "ppo": PPOConfig(**online, steps=32),
+        "ppo_weak_kl": PPOConfig(**online, kl_coef=0.0001, learning_rate=1e-3, epochs=4, steps=20),
+        "dpo": DPOConfig(**policy, num_rows=2000, learning_rate=5e-4, beta=0.05),
+        "grpo": GRPOConfig(**online, steps=25, kl_coef=0.1),
     }
     if config.quick:
         runs = {name: quick(run) for name, run in runs.items()}

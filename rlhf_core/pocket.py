@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import tyro
+from jaxtyping import Float, Int
 from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_core.data.build import DATA_DIR, OTHER_TEXTS_FILE, unpack
@@ -107,37 +109,53 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def batches(
-    rows: list[list[int]], batch_tokens: int, pad_id: int, generator: torch.Generator
-) -> Iterator[torch.Tensor]:
-    """Right-padded batches of rows of similar length, in random order, each of about `batch_tokens` tokens."""
-    shuffled = torch.randperm(len(rows), generator=generator).tolist()
-    by_length = sorted(shuffled, key=lambda i: len(rows[i]))
+def groups_by_length(lengths: list[int], batch_tokens: int, generator: torch.Generator) -> list[list[int]]:
+    """Indices of rows of similar length, in groups of about `batch_tokens` tokens and in random order."""
+    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
     groups, group = [], []
-    for i in by_length:
-        if group and len(rows[i]) * (len(group) + 1) > batch_tokens:
+    for i in sorted(shuffled, key=lambda i: lengths[i]):
+        if group and lengths[i] * (len(group) + 1) > batch_tokens:
             groups.append(group)
             group = []
         group.append(i)
     groups.append(group)
-    for g in torch.randperm(len(groups), generator=generator).tolist():
-        width = max(len(rows[i]) for i in groups[g])
-        yield torch.tensor([[*rows[i], *[pad_id] * (width - len(rows[i]))] for i in groups[g]])
+    return [groups[g] for g in torch.randperm(len(groups), generator=generator).tolist()]
 
 
-def next_token_loss(model: LlamaForCausalLM, tokens: torch.Tensor, pad_id: int, autocast: bool) -> torch.Tensor:
-    """Mean negative log-likelihood of every token after BOS, in nats per token."""
+def right_padded(rows: list[list[int]], pad_id: int) -> Int[Tensor, "batch time"]:
+    """Padding on the right, where a causal model does not look: such a batch needs no attention mask."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=pad_id)
+
+
+def batches(
+    rows: list[list[int]], batch_tokens: int, pad_id: int, generator: torch.Generator
+) -> Iterator[Int[Tensor, "batch time"]]:
+    """Right-padded batches of rows of similar length, in random order, each of about `batch_tokens` tokens."""
+    for group in groups_by_length([len(row) for row in rows], batch_tokens, generator):
+        yield right_padded([rows[i] for i in group], pad_id)
+
+
+def next_token_loss(
+    model: LlamaForCausalLM,
+    hidden: Float[Tensor, "batch time width"],
+    tokens: Int[Tensor, "batch time"],
+    pad_id: int,
+) -> Float[Tensor, ""]:
+    """Mean negative log-likelihood of every token after BOS, in nats per token, from the trunk's last hidden states."""
     labels = tokens[:, 1:].flatten()
-    with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
-        # no attention mask: padding is on the right, where a causal model does not look
-        hidden = model.model(tokens).last_hidden_state[:, :-1].flatten(0, 1)[labels != pad_id]
-        labels = labels[labels != pad_id]
-        # in pieces that stay in the cache
-        losses = [
-            F.cross_entropy(model.lm_head(h).float(), y, reduction="sum")
-            for h, y in zip(hidden.split(256), labels.split(256), strict=True)
-        ]
+    hidden = hidden[:, :-1].flatten(0, 1)[labels != pad_id]
+    labels = labels[labels != pad_id]
+    # in pieces that stay in the cache
+    losses = [
+        F.cross_entropy(model.lm_head(h).float(), y, reduction="sum")
+        for h, y in zip(hidden.split(256), labels.split(256), strict=True)
+    ]
     return torch.stack(losses).sum() / len(labels)
+
+
+def autocast(enabled: bool) -> torch.autocast:
+    """Matrix products in bfloat16 within the block, if enabled."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
 
 
 @torch.no_grad()
@@ -146,9 +164,29 @@ def perplexity(model: LlamaForCausalLM, rows: list[list[int]], config: PocketCon
     total, count = 0.0, 0
     for tokens in batches(rows, config.batch_tokens, pad_id, torch.Generator().manual_seed(0)):
         scored = int((tokens[:, 1:] != pad_id).sum())
-        total += next_token_loss(model, tokens, pad_id, config.bfloat16).item() * scored
+        with autocast(config.bfloat16):
+            loss = next_token_loss(model, model.model(tokens).last_hidden_state, tokens, pad_id)
+        total += loss.item() * scored
         count += scored
     return math.exp(total / count)
+
+
+def make_optimizer(
+    model: LlamaForCausalLM, learning_rate: float, weight_decay: float, total_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, without weight decay on gains, and its learning rate over the steps."""
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    plain = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95))
+
+    def factor(step: int) -> float:
+        warmup = max(1, total_steps // 20)
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def train_pocket(config: PocketConfig) -> dict[str, float]:
@@ -167,29 +205,14 @@ def train_pocket(config: PocketConfig) -> dict[str, float]:
     movie_rows, mixed_rows, validation_rows = encode(movies), encode(movies + movies + others), encode(validation)
     schedule = [mixed_rows] * config.epochs + [movie_rows] * config.movie_epochs
     epochs = [list(batches(rows, config.batch_tokens, pad_id, generator)) for rows in schedule]
-    total_steps = sum(len(epoch) for epoch in epochs)
-
     model = new_model(tokenizer)
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    plain = [p for p in model.parameters() if p.dim() < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        betas=(0.9, 0.95),
-    )
-
-    def learning_rate_factor(step: int) -> float:
-        warmup = max(1, total_steps // 20)
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
-
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor)
+    optimizer, scheduler = make_optimizer(model, config.learning_rate, config.weight_decay, sum(map(len, epochs)))
     history = {}
     for number, epoch in enumerate(epochs, start=1):
         model.train()
         for tokens in track(epoch, description=f"epoch {number}/{len(epochs)}"):
-            loss = next_token_loss(model, tokens, pad_id, config.bfloat16)
+            with autocast(config.bfloat16):
+                loss = next_token_loss(model, model.model(tokens).last_hidden_state, tokens, pad_id)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

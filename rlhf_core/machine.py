@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 
-CACHED_NUMBERS = 2**19  # 2 MB of float32, a core's own cache
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # names and numbers of malloc.h
 
 
@@ -43,16 +42,6 @@ def attention_for(device: torch.device) -> str:
     On a CPU the plain one is faster at a few dozen tokens: the fused kernel's backward took 17 ms a layer, this one 2.
     """
     return "eager" if device.type == "cpu" else "sdpa"
-
-
-def rows_in_cache(logits: torch.Tensor) -> int:
-    """How many rows of [batch, time, vocab] to work on at a time.
-
-    Softmax and entropy need several tensors of this size: on a CPU they are faster in the cache, on others in one go.
-    """
-    if logits.device.type != "cpu":
-        return len(logits)
-    return max(1, CACHED_NUMBERS // logits[0].numel())
 
 
 def faster_precision(step: Callable[[bool], None], device: torch.device, repeats: int = 3) -> str:

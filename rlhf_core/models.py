@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from rlhf_core.data.build import DATA_DIR
 from rlhf_core.experience import PolicyOutput, Responses
-from rlhf_core.machine import attention_for, rows_in_cache
+from rlhf_core.machine import attention_for
 from rlhf_core.policy import token_entropy, token_logprobs
 from rlhf_core.reward import sequence_scores
 
@@ -161,21 +161,13 @@ class Policy(nn.Module):
         """Log-probability and entropy at each response token, and the value of the state before it."""
         with self.autocast():
             logits, hidden = self.response_states(batch)
-        tokens = batch.tokens[:, -logits.shape[1] :]
-        rows = rows_in_cache(logits)
-        pieces = [self.read(*piece) for piece in zip(logits.split(rows), tokens.split(rows), strict=True)]
-        logprobs = torch.cat([logprobs for logprobs, _ in pieces])
-        entropy = None if self.entropy_fn is None else torch.cat([entropy for _, entropy in pieces])
+        logprobs = self.logprobs_fn(logits, batch.tokens[:, -batch.mask.shape[1] - 1 :], self.temperature)
+        entropy = None
+        if self.entropy_fn is not None:
+            with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
+                entropy = self.entropy_fn(logits[:, :-1] / self.temperature)
         values = None if hidden is None else self.value_head(hidden.float()).squeeze(-1)
         return PolicyOutput(logprobs, entropy, values)
-
-    def read(self, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Log-probability of the tokens, and entropy."""
-        logprobs = self.logprobs_fn(logits, tokens, self.temperature)
-        if self.entropy_fn is None:
-            return logprobs, None
-        with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
-            return logprobs, self.entropy_fn(logits[:, :-1] / self.temperature)
 
     def response_states(self, batch: Responses) -> tuple[Tensor, Tensor | None]:
         """Logits [batch, time + 1, vocab] from the position that scores the first response token on, and the critic's

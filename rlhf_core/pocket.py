@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlhf_core.data.build import DATA_DIR, OTHER_TEXTS_FILE, unpack
-from rlhf_core.data.ratings import PROMPT, rated_sentences
+from rlhf_core.data.build import DATA_DIR
+from rlhf_core.data.ratings import PROMPT
+from rlhf_core.data.verdicts import pretraining_texts
 from rlhf_core.machine import attention_for, keep_freed_memory
 from rlhf_core.preferences import split_by_prompt
 
@@ -57,12 +58,12 @@ class PocketConfig:
 
 def training_text(max_sentences: int | None = None) -> tuple[list[str], list[str], list[str]]:
     """Movie sentences, other sentences and held-out movie sentences; none of the test split is among them."""
-    movies = [f"{PROMPT} {row['text']}" for row in rated_sentences() if row["split"] != "test"]
+    texts = [f"{prefix} {text}" for prefix, text in pretraining_texts()]
+    movies = [text for text in texts if text.startswith(PROMPT)]
+    others = [text for text in texts if not text.startswith(PROMPT)]
     held_out = split_by_prompt(movies, VALIDATION_FRACTION, seed=0).tolist()
     validation = [text for text, out in zip(movies, held_out, strict=True) if out]
     movies = [text for text, out in zip(movies, held_out, strict=True) if not out]
-    test = {row["text"] for row in rated_sentences() if row["split"] == "test"}
-    others = [f"{row['prefix']} {row['text']}" for row in unpack(OTHER_TEXTS_FILE) if row["text"] not in test]
     return movies[:max_sentences], others[:max_sentences], validation[:max_sentences]
 
 

@@ -237,7 +237,15 @@ def test_watch_grades_again_on_each_save_and_ends_quietly(tmp_path):
     command = [sys.executable, "-m", "rlhf_core.cli", "watch", "lesson_04", str(path)]
     log = tmp_path / "log.txt"
     with open(log, "w") as output:
-        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=tmp_path,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # a shell that runs the suite in the background has it ignore Ctrl-C, which children inherit
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         try:
             wait_for(log, r"0 of 15 points")
             path.write_text(RIGHT)

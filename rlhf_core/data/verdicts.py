@@ -78,7 +78,7 @@ def packaged_teacher() -> tuple[str, str]:
 
 @torch.no_grad()
 def ask(model, tokenizer, texts: list[str], batch_size: int) -> Float[Tensor, "texts words"]:
-    """Log-probability of each verdict word as the next one, in nats."""
+    """Log-probability of each verdict word (of its first token, if the teacher needs several) as the next, in nats."""
     words = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in WORDS]
     firsts = torch.tensor([ids[0] for ids in words])
     start, end = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (BEFORE, AFTER))
@@ -86,8 +86,8 @@ def ask(model, tokenizer, texts: list[str], batch_size: int) -> Float[Tensor, "t
     rows = [[tokenizer.bos_token_id, *start, *middle, *end] for middle in middles]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     logprobs = torch.empty(len(rows), len(WORDS))
-    for start in track(range(0, len(order), batch_size), description="asking the teacher"):
-        chunk = order[start : start + batch_size]
+    for place in track(range(0, len(order), batch_size), description="asking the teacher"):
+        chunk = order[place : place + batch_size]
         tokens = pad_sequence([torch.tensor(rows[i]) for i in chunk], batch_first=True)  # on the right: no mask needed
         ends = torch.tensor([len(rows[i]) - 1 for i in chunk])
         hidden = model.model(tokens, use_cache=False).last_hidden_state[torch.arange(len(chunk)), ends]

@@ -124,7 +124,10 @@ files(
     repaired="called ppo_clipping.ipynb again",
 )
 files(
-    "file-in-folder", lambda p: {f"my/work/{NAME}": with_loss(p)}, earns=("ppo_loss",), repaired="found in the folder"
+    "file-in-folder",
+    lambda p: {f"my/homework/{NAME}": with_loss(p)},
+    earns=("ppo_loss",),
+    repaired="found in the folder",
 )
 files(
     "file-beside-stub",

@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("cases")
+pytest.register_assert_rewrite("cases", "soundness")
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
-import re
-from collections import Counter
-from pathlib import Path
 
 import nbformat
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 pytest.importorskip("nbgrader", reason="nbgrader comes with the extra `teach`")
 
@@ -49,12 +43,10 @@ from breakages import (  # noqa: E402
     update_marks,
     write,
 )
-from given import ALL, ANSWERS, FUNCTIONS, Given  # noqa: E402
-from nbgrader.nbgraderformat import MetadataValidator  # noqa: E402
+from given import ALL, ANSWERS, FUNCTIONS  # noqa: E402
+from soundness import check_sound, graded_code, squeezed  # noqa: E402
 
-from autograder.classroom.cells import cells_from, grade_id, marked  # noqa: E402
-from autograder.classroom.repair import repair  # noqa: E402
-from autograder.submission import read_files  # noqa: E402
+from autograder.classroom.cells import grade_id, marked  # noqa: E402
 
 SPLIT_INSIDE = "    return -masked_mean"
 EDIT = "\n\n# second version\n"
@@ -213,52 +205,6 @@ TABLE = {
 }  # fmt: skip
 
 
-def raw(notebook: dict) -> list[dict]:
-    """A notebook's cells as they are read from its file."""
-    sheets = notebook.get("worksheets", [notebook])
-    return [one for sheet in sheets for one in json.loads(json.dumps(sheet))["cells"]]
-
-
-def squeezed(source: str) -> str:
-    """A text without white space, as it can be in a file."""
-    return "".join(re.sub("[\ud800-\udfff]", "\ufffd", source).replace("\0", "").split())
-
-
-def check_sound(notebook: dict, lesson: Given):
-    """What must hold of every repair; returns it."""
-    cells = cells_from(raw(notebook))
-    before = copy.deepcopy(cells)
-    repaired = repair(cells, lesson.skeleton)
-    assert cells == before, "what was given has been changed"
-    result = repaired.notebook
-    nbformat.validate(nbformat.reads(nbformat.writes(result), as_version=4))
-    MetadataValidator().validate_nb(result)
-    marks = {grade_id(one): one.metadata for one in marked(lesson.skeleton)}
-    assert [name for name, count in Counter(map(grade_id, marked(result))).items() if count > 1] == []
-    assert {grade_id(one): one.metadata for one in marked(result)} == marks
-    types = {grade_id(one): one.cell_type for one in marked(lesson.skeleton)}
-    assert {grade_id(one): one.cell_type for one in marked(result)} == types
-    released_texts = {squeezed(one.source) for one in lesson.skeleton.cells}
-    everything = "\n".join(squeezed(one.source) for one in result.cells)
-    for one in before:
-        assert squeezed(one.source) in released_texts or squeezed(one.source) in everything, one.source
-    again = repair(result.cells, lesson.skeleton)
-    assert again.notebook == result and again.said == [] and again.written == repaired.written
-    assert repair(cells_from(raw(notebook)), lesson.skeleton).notebook == result, "the same file gave another notebook"
-    for sentence in repaired.said:
-        assert len(sentence) < 400 and sentence[0].islower() and not sentence.endswith(".")
-    return repaired
-
-
-def graded_code(prepared_text: str, folder: Path) -> dict[str, str]:
-    """The definitions that the grader takes, squeezed: name → cell."""
-    path = folder / "ppo_clipping.ipynb"
-    path.write_text(prepared_text, encoding="utf-8")
-    submission = read_files([path])
-    found = {name: (submission.defining_cells(name), submission.definitions(name)) for name in FUNCTIONS}
-    return {name: squeezed(cells[-1].source) for name, (cells, how) in found.items() if cells and not how[-1].is_stub}
-
-
 @pytest.mark.parametrize("name", TABLE)
 def test_table(name, lesson, tmp_path):
     operations, said, lost = TABLE[name]
@@ -325,77 +271,3 @@ def test_pasted_pictures_stay(lesson):
 def test_sentences_are_few(lesson):
     operations = [each(strip_metadata), delete("check-approx_kl"), reverse, each(strip_id)]
     assert len(check_sound(changed(lesson.solved, *operations), lesson).said) <= 3
-
-
-# random sequences of what can happen
-
-
-def random_operations(lesson: Given):
-    """Strategies for operations on whatever cells there are; each leaves at least one."""
-    index = st.integers(0, 40)
-    stubs = [code(text(cell(lesson.stub, name))) for name in FUNCTIONS]
-    kinds = st.sampled_from(["code", "markdown", "raw", "sql", None])
-    metadata = st.sampled_from([None, [], "x", {}, {"nbgrader": []}, {"nbgrader": {"grade_id": "gae"}}])
-
-    def at(change):
-        return lambda i: lambda n: change(n["cells"], i % len(n["cells"]))
-
-    def two(change):
-        return lambda i, j: lambda n: change(n["cells"], i % len(n["cells"]), j % len(n["cells"]))
-
-    def merged(cells, i):
-        if i + 1 < len(cells) and cells[i].get("cell_type") == cells[i + 1].get("cell_type"):
-            cells[i]["source"] = text(cells[i]) + "\n\n" + text(cells.pop(i + 1))
-
-    def swapped(cells, i, j):
-        cells[i]["metadata"], cells[j]["metadata"] = cells[j].get("metadata", {}), cells[i].get("metadata", {})
-
-    one = [
-        at(lambda cells, i: strip_metadata(cells[i])),
-        at(lambda cells, i: strip_id(cells[i])),
-        at(lambda cells, i: add("\n\n# mine")(cells[i])),
-        at(lambda cells, i: cells.pop(i) if len(cells) > 1 else None),
-        at(merged),
-    ]
-    pairs = [
-        two(lambda cells, i, j: cells.insert(j, copy.deepcopy(cells[i]))),
-        two(lambda cells, i, j: cells.insert(j, cells.pop(i))),
-        two(swapped),
-    ]
-    others = [
-        st.builds(lambda i, kind: at(lambda cells, i: retype(kind)(cells[i]))(i), index, kinds),
-        st.builds(
-            lambda i, value: at(lambda cells, i: set_metadata(copy.deepcopy(value))(cells[i]))(i), index, metadata
-        ),
-        st.builds(
-            lambda i, new: at(lambda cells, i: cells.insert(i, copy.deepcopy(new)))(i), index, st.sampled_from(stubs)
-        ),
-        st.just(each(strip_metadata)),
-    ]
-    return st.one_of(
-        *(st.builds(make, index) for make in one), *(st.builds(make, index, index) for make in pairs), *others
-    )
-
-
-def last_written(notebook: dict, name: str, lesson: Given) -> tuple[str | None, bool]:
-    """A plain search for the cell whose function is the student's last; False: it is not clear which that is."""
-    pattern = re.compile(rf"^def {name}\(", re.MULTILINE)
-    stubs = {squeezed(text(one)) for one in lesson.stub["cells"]}
-    cells = [one for one in notebook["cells"] if pattern.search(text(one))]
-    own = [one for one in cells if squeezed(text(one)) not in stubs]
-    if any(one["cell_type"] != "code" for one in own) or any(text(one).count("YOUR CODE HERE") for one in own):
-        return None, False
-    return (squeezed(text(own[-1])) if own else None), True
-
-
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_random_sequences(data, lesson, tmp_path_factory):
-    operations = data.draw(st.lists(random_operations(lesson), max_size=8))
-    notebook = changed(lesson.solved, *operations)
-    repaired = check_sound(notebook, lesson)
-    found = graded_code(nbformat.writes(repaired.notebook), tmp_path_factory.getbasetemp())
-    for name in FUNCTIONS:
-        expected, clear = last_written(notebook, name, lesson)
-        if clear:
-            assert found.get(name) == expected

@@ -229,7 +229,7 @@ def test_a_loop_without_end_is_stopped(function, monkeypatch, capsys):
     monkeypatch.setattr(notebook, "SECONDS", 1)
     begin = time.monotonic()
     assert check(function, "ppo_loss").verdict.status == "timeout"
-    assert time.monotonic() - begin < 6 and "loop that never ends" in capsys.readouterr().out
+    assert time.monotonic() - begin < 15 and "loop that never ends" in capsys.readouterr().out
 
 
 def test_ctrl_c_stops_it(monkeypatch):

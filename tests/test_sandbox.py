@@ -344,7 +344,7 @@ def test_time_is_bounded(worker, attack, tmp_path):
     start = time.monotonic()
     outcome = run(worker, hostile.submission(attack), tmp_path)
     assert outcome.ending == "timeout"
-    assert time.monotonic() - start < SECONDS + 5
+    assert time.monotonic() - start < SECONDS + 15  # on a busy machine
     assert result(run(worker, HONEST, tmp_path)) == 0.5
 
 

@@ -66,27 +66,26 @@ def group_update(collector: Collector, rollout: Rollout, advantages: torch.Tenso
     for indices in minibatch_indices(len(advantages), config.minibatch_size, config.epochs, generator):
         collector.optimizer.zero_grad()
         sums: dict[str, float] = defaultdict(float)
-        world = run.accelerator.num_processes
+        world, tokens = run.accelerator.num_processes, rollout.mask[indices].sum()
         for rows in shares(indices, config.microbatch_size, run.accelerator.process_index, world):
             batch = rollout.responses[rows]
             mask, time = batch.mask, batch.mask.shape[1]
             logprobs = policy(batch).logprobs
             old, ref = rollout.logprobs[rows][:, :time], rollout.ref_logprobs[rows][:, :time]
             per_token = advantages[rows, None].expand(mask.shape)
+            # distributed training averages over processes, hence the factor
+            of_rows, of_tokens = len(rows) / len(indices) * world, (mask.sum() / tokens).item() * world
             if config.estimator == "grpo":
                 loss = grpo_loss(logprobs, old, ref, advantages[rows], mask, config.clip_range, config.kl_coef)
-                share = len(rows) / len(indices) * world
+                share = of_rows
             else:
                 loss = clipped_policy_loss(logprobs, old, per_token, mask, config.clip_range)
-                share = (mask.sum() / rollout.mask[indices].sum()).item() * world
+                share = of_tokens
             (loss * share).backward()
-            measured = {
-                "loss": loss.item(),
-                "clip_fraction": clip_fraction(logprobs.detach(), old, per_token, mask, config.clip_range),
-                "approx_kl": approx_kl(logprobs.detach(), old, mask),
-            }
-            for name, value in measured.items():
-                sums[name] += value * share
+            sums["loss"] += loss.item() * share
+            clipped = clip_fraction(logprobs.detach(), old, per_token, mask, config.clip_range)
+            sums["clip_fraction"] += clipped * of_tokens
+            sums["approx_kl"] += approx_kl(logprobs.detach(), old, mask) * of_tokens
         sums["grad_norm"] = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).item()
         collector.optimizer.step()
         history.append(sums)

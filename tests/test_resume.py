@@ -20,6 +20,8 @@ from rlhf_core.loop import train
 from rlhf_core.run import TrainingDiverged, read_jsonl
 
 TINY = Path(__file__).with_name("tiny_ppo.py")
+# `accelerate launch --cpu` starts one process whatever it is asked for; torchrun starts two, and accelerate finds them
+TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
 
 
 def launch(*arguments: object, prefix: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
@@ -141,19 +143,9 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
 def test_two_processes_give_the_same_run_as_one(whole, tmp_path):
     """Sampling, scores, advantages and updates of the same global batch, over gloo."""
     folder = tmp_path / "two"
-    prefix = (
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    )
-    prefix += ("--mixed_precision", "no", "--dynamo_backend", "no")
-    done = launch(folder, prefix=prefix)
+    done = launch(folder, prefix=TWO)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "process 0 of 2" in done.stdout and "process 1 of 2" in done.stdout
     one, two = read_jsonl(whole / "metrics.jsonl"), read_jsonl(folder / "metrics.jsonl")
     assert len(one) == len(two) == tiny_ppo.STEPS
     for left, right in zip(one, two, strict=True):
@@ -162,4 +154,24 @@ def test_two_processes_give_the_same_run_as_one(whole, tmp_path):
     assert texts[0] == texts[1]
     left, right = weights(whole), weights(folder)
     for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=0, atol=2e-5)
+        gap = (left[name] - right[name]).abs()
+        # where a gradient is nearly 0, Adam makes a step of its rounding
+        assert gap.max() < tiny_ppo.config(folder).learning_rate and gap.mean() < 1e-6, name
+
+
+def test_two_processes_train_reward_models_and_groups_as_one_does(tmp_path):
+    """Unequal lengths, micro-batches and several passes through the reward model for one step."""
+    reward = "reward --num-rows 16 --epochs 1 --batch-size 128 --word-dropout 0"
+    groups = f"grpo --reward-model {tmp_path}/reward1/model --steps 2 --batch-size 16 --minibatch-size 8 --group-size 4"
+    for name, command in {"reward": reward, "grpo": groups + " --microbatch-size 2"}.items():
+        found = []
+        for count, prefix in {1: (sys.executable,), 2: TWO}.items():
+            folder = tmp_path / f"{name}{count}"
+            words = ["-m", "rlhf_core.cli", *command.split(), "--output", str(folder), "--precision", "float32"]
+            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run([*prefix, *words], env=env, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr[-3000:]
+            found.append(read_jsonl(folder / "metrics.jsonl"))
+        assert len(found[0]) == len(found[1]) == 2
+        for one, two in zip(*found, strict=True):
+            assert one == pytest.approx(two, rel=1e-3, abs=1e-4), name

@@ -7,6 +7,8 @@ import os
 import signal
 from pathlib import Path
 
+from accelerate import PartialState
+
 import rlhf_core.checkpoint as checkpoint
 import rlhf_core.run as run
 from rlhf_core.config import PPOConfig
@@ -62,3 +64,5 @@ if __name__ == "__main__":
         die_at(arguments.die_at)
     options = config(arguments.output, resume=arguments.resume, steps=arguments.steps)
     train(options, reward_fn=letters, quiet=True)
+    state = PartialState()
+    print(f"process {state.process_index} of {state.num_processes}")

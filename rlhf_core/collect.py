@@ -193,8 +193,8 @@ class Collector:
 
     def write(self, prompt_ids, prompt_mask, total: int, rows: slice, generator: torch.Generator) -> Tensor:
         """Sample a response to each prompt; the random numbers of a row do not depend on the number of processes."""
-        next_logits, config = CachedNextLogits(self.plain_policy.model, prompt_mask), self.config
-        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        eos, pad, config = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, self.config
+        next_logits = CachedNextLogits(self.plain_policy.model, prompt_mask, eos)
         with self.plain_policy.autocast():
             if self.functions.sample_responses is not sample_responses:
                 return self.functions.sample_responses(

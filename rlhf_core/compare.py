@@ -78,23 +78,29 @@ class Bench:
         generator = generator_for(self.seed, draw, 3)
         uniforms = torch.rand(len(prompts), self.max_new_tokens, dtype=torch.float64, generator=generator)
         eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        policy.temperature = self.reference.temperature = self.temperature  # the KL is that of what is sampled
         for start in range(0, len(prompts), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             encoded = self.tokenizer(prompts[rows], padding=True, return_tensors="pt").to(self.device)
             ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
-            next_logits = CachedNextLogits(policy.model, mask)
+            next_logits = CachedNextLogits(policy.model, mask, eos)
             choose = choose_by(self.temperature, uniforms[rows])
             new = write_until_eos(next_logits, ids, choose, self.max_new_tokens, eos, pad)
             responses = Responses.join(ids, mask, new, eos)
-            with frozen(policy), frozen(self.reference):
-                gap = policy(responses).logprobs - self.reference(responses).logprobs
-            kl.append(torch.where(responses.mask, gap, 0.0).sum(dim=1).cpu())
             length.append(responses.mask.sum(dim=1).float().cpu())
+            kl.append(self.kl(policy, responses))
             is_eos = (new == eos) & responses.mask
             ended.append(is_eos.any(dim=1).float().cpu())
             texts += [self.tokenizer.decode(t[m]) for t, m in zip(new, responses.mask & ~is_eos, strict=True)]
         return Answers(texts, torch.cat(kl), torch.cat(length), torch.cat(ended))
+
+    def kl(self, policy: Policy, responses: Responses) -> Float[Tensor, "responses"]:
+        """KL(policy ‖ reference) of each response, at the temperature at which it was sampled, in nats."""
+        if policy is self.reference:
+            return torch.zeros(len(responses))  # nothing to measure
+        policy.temperature = self.reference.temperature = self.temperature
+        with frozen(policy), frozen(self.reference):
+            gap = policy(responses).logprobs - self.reference(responses).logprobs
+        return torch.where(responses.mask, gap, 0.0).sum(dim=1).cpu()
 
 
 def evaluate(config: EvaluateConfig) -> dict:

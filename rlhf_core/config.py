@@ -195,8 +195,8 @@ class RewardConfig(SFTConfig):
     min_gap: float = 0.0
     """Packaged ratings: leave out pairs whose mean ratings differ by no more than this (scale -4 to 4)."""
     broken_copies: float = 0.0
-    """Packaged ratings: for this share of the sentences, a scrambled copy that ranks below all real ones. People only
-    rated real sentences; without these, a judge of machine-written text does not mind nonsense."""
+    """Packaged ratings: for the best-rated sentences, this share of all, a scrambled copy that ranks below all real ones.
+    People only rated real sentences; without these, a judge of machine-written text does not mind nonsense."""
     word_dropout: float = 0.3
     """Share of a text's tokens that each step leaves out, against learning texts by heart."""
     margin: float = 0.0

@@ -203,23 +203,36 @@ class Policy(nn.Module):
 
 
 class CachedNextLogits:
-    """`next_logits` for `sample_responses`: feeds the model one column at a time and keeps its key–value cache."""
+    """`next_logits` for `sample_responses`: feeds the model one column at a time and keeps its key–value cache.
 
-    def __init__(self, model: PreTrainedModel, prompt_mask: Bool[Tensor, "batch prompt_time"]):
-        self.model = model
-        self.prompt_mask = prompt_mask
-        self.cache = None
-        self.seen = 0
+    Args:
+        model: a transformers causal language model.
+        prompt_mask: True on the prompts' real tokens.
+        eos_id: rows that have ended are no longer fed once they are half of all, and get logits of 0; None feeds every
+            row to the end.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, prompt_mask: Bool[Tensor, "batch prompt_time"], eos_id: int | None = None
+    ):
+        self.model, self.prompt_mask, self.eos_id = model, prompt_mask, eos_id
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the sequence in the cache."""
+        self.cache, self.seen = None, 0
+        self.rows = torch.arange(len(self.prompt_mask), device=self.prompt_mask.device)
 
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch vocab"]:
         """Logits of the next token, given everything so far."""
         if tokens.shape[1] <= self.seen:  # another sequence than the one in the cache
-            self.cache, self.seen = None, 0
+            self.begin()
+        self.drop_ended(tokens)
         grown = tokens.shape[1] - self.prompt_mask.shape[1]
-        attention_mask = torch.nn.functional.pad(self.prompt_mask, (0, grown), value=True)
+        attention_mask = torch.nn.functional.pad(self.prompt_mask[self.rows], (0, grown), value=True)
         out = self.model(
-            input_ids=tokens[:, self.seen :],
+            input_ids=tokens[self.rows, self.seen :],
             attention_mask=attention_mask.long(),
             position_ids=positions(attention_mask)[:, self.seen :],
             past_key_values=self.cache,
@@ -227,7 +240,19 @@ class CachedNextLogits:
             logits_to_keep=1,
         )
         self.cache, self.seen = out.past_key_values, tokens.shape[1]
-        return out.logits[:, -1].float()
+        logits = out.logits[:, -1].float()
+        if len(self.rows) == len(tokens):
+            return logits
+        return logits.new_zeros(len(tokens), logits.shape[1]).index_copy(0, self.rows, logits)
+
+    def drop_ended(self, tokens: Int[Tensor, "batch time"]) -> None:
+        """Take rows that have ended out of the cache, when that halves it."""
+        if self.cache is None or self.eos_id is None:
+            return
+        running = (tokens[self.rows, self.prompt_mask.shape[1] :] != self.eos_id).all(dim=1).nonzero().squeeze(1)
+        if 0 < len(running) <= len(self.rows) // 2:
+            self.cache.batch_select_indices(running)
+            self.rows = self.rows[running]
 
 
 class RewardModel(nn.Module):

@@ -198,7 +198,10 @@ def draw_frontier(policies: dict, best_of_n: list[dict]) -> Figure:
                     str(row["n"]), (row["kl_bound"], row[kind]), textcoords="offset points", xytext=(4, -10), fontsize=8
                 )
         whose = {"proxy": "reward model's score", "judge": "judge's score"}[kind]
-        axis.set(xlabel="KL from the start (nats per response)", ylabel=whose)
+        axis.set(xlabel="KL from the start (nats per response; logarithmic beyond 1)", ylabel=whose)
+        # a run that over-optimises goes a hundred times as far as the others
+        axis.set_xscale("symlog", linthresh=1)
+        axis.xaxis.set_major_formatter("{x:g}")
     axes[0].legend(frameon=False, fontsize=8)
     return figure
 

@@ -22,6 +22,8 @@ from rlhf_core.policy import masked_mean
 from rlhf_core.reward import pairwise_accuracy
 from rlhf_core.run import Run, generator_for
 
+TEXTS_AT_ONCE = 32  # of a batch, those of similar length: less padding, and still enough for the matrix products
+
 
 @dataclass
 class Share:
@@ -212,9 +214,14 @@ def train_reward(
 
     def scores_of(module: nn.Module, chosen: list[Ranking], generator: torch.Generator) -> Tensor:
         texts = [drop_tokens(text, config.word_dropout, generator) for r in chosen for text in r.texts]
-        # both sides of collate_pairs at once: one width, masks from lengths
-        batch = f.collate_pairs(texts, texts[:1] * len(texts), tokenizer.pad_token_id)
-        return module(batch["chosen_ids"].to(run.device), batch["chosen_mask"].to(run.device))
+        order = torch.tensor([len(text) for text in texts]).argsort()
+        scores = []
+        for piece in order.split(TEXTS_AT_ONCE):
+            alike = [texts[i] for i in piece.tolist()]
+            # one side of collate_pairs is enough: its width and masks come from the lengths
+            batch = f.collate_pairs(alike, alike[:1] * len(alike), tokenizer.pad_token_id)
+            scores.append(module(batch["chosen_ids"].to(run.device), batch["chosen_mask"].to(run.device)))
+        return torch.cat(scores)[order.argsort()]
 
     def share_of(module: nn.Module, indices: Tensor) -> Share:
         part = [rankings[i] for i in indices.tolist()]
@@ -276,10 +283,12 @@ def load_rankings(config: RewardConfig, model: RewardModel) -> list[Ranking]:
 def with_broken_copies(
     texts: list[str], pairs: Tensor, config: RewardConfig, generator: torch.Generator
 ) -> tuple[list[str], Tensor]:
-    """Add scrambled copies of some texts, each ranked below every real one."""
+    """Add scrambled copies of the texts that won most, each ranked below every real one: policies break while they praise."""
     count = round(config.broken_copies * len(texts))
     vocabulary = [word for text in texts for word in text.split()]
-    broken = [scramble(text, vocabulary, generator) for text in texts[:count]]
+    wins = torch.bincount(pairs[:, 0], minlength=len(texts))
+    best = wins.argsort(descending=True, stable=True)[:count].tolist()
+    broken = [scramble(texts[i], vocabulary, generator) for i in best]
     broken = [copy for copy in broken if copy not in texts]
     below = torch.cartesian_prod(torch.arange(len(texts)), len(texts) + torch.arange(len(broken)))
     return [*texts, *broken], torch.cat([pairs, below.reshape(-1, 2)])
@@ -327,11 +336,14 @@ def train_dpo(config: DPOConfig, quiet: bool = False) -> Path:
         logprobs = module(batch).logprobs
         return sequence_logprobs(logprobs, batch.mask) if config.loss == "dpo" else masked_mean(logprobs, batch.mask, 1)
 
-    with frozen(reference):
-        ref_chosen, ref_rejected = (
-            torch.cat([of_responses(reference, data[i]) for i in torch.arange(len(data)).split(64)])
-            for data in (chosen, rejected)
-        )
+    def of_reference(data: Responses) -> Tensor:
+        """All of the reference's numbers, from responses of similar length at once."""
+        order = data.mask.sum(dim=1).argsort()
+        with frozen(reference):
+            found = torch.cat([of_responses(reference, data[rows]) for rows in order.split(64)])
+        return found[order.argsort()]
+
+    ref_chosen, ref_rejected = of_reference(chosen), of_reference(rejected)
 
     def share_of(module: nn.Module, indices: Tensor) -> Share:
         better, worse = of_responses(module, chosen[indices]), of_responses(module, rejected[indices])

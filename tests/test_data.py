@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlhf_core import supervised
 from rlhf_core.data import build, ratings
 from rlhf_core.preferences import rater_agreement
 
@@ -182,3 +183,15 @@ def test_every_figure_of_the_data_card_is_what_its_command_measures():
     card = build.DATA_DIR / "README.md"
     result = doctest.testfile(str(card), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.attempted >= 25 and result.failed == 0
+
+
+def test_broken_copies_are_of_the_best_and_rank_below_all_real_ones(monkeypatch):
+    monkeypatch.setattr(supervised, "scramble", lambda text, vocabulary, generator: text + " again")
+    texts, order = [" a b", " c d", " e f", " g h", " i j"], [3, 0, 4, 1, 2]  # the best first
+    pairs = torch.tensor([(order[i], order[j]) for i in range(5) for j in range(i + 1, 5)])
+    config = supervised.RewardConfig(broken_copies=0.4)
+    found, ranked = supervised.with_broken_copies(texts, pairs, config, torch.Generator())
+    assert found == [*texts, " g h again", " a b again"]
+    assert torch.equal(ranked[: len(pairs)], pairs)
+    below = {(real, broken) for real in range(5) for broken in (5, 6)}
+    assert len(ranked) == len(pairs) + 10 and set(map(tuple, ranked[len(pairs) :].tolist())) == below

@@ -96,8 +96,8 @@ def test_experience_keeps_its_numbers_with_their_rows(batch):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_sampling_with_a_cache_equals_sampling_without(model, tokenizer, temperature):
-    encoded = tokenizer(PROMPTS, padding=True, return_tensors="pt")
+def test_sampling_with_a_cache_equals_sampling_without(model, tokenizer, temperature, monkeypatch):
+    encoded = tokenizer(PROMPTS * 4, padding=True, return_tensors="pt")
     ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
 
     def from_scratch(tokens):
@@ -106,12 +106,18 @@ def test_sampling_with_a_cache_equals_sampling_without(model, tokenizer, tempera
         with torch.no_grad():
             return model(tokens, attention_mask=grown.long(), position_ids=positions).logits[:, -1]
 
-    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    uniforms = torch.rand(12, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     choose = choose_by(temperature, uniforms)
-    cached = write_until_eos(CachedNextLogits(model, mask), ids, choose, 12, eos, pad)
-    plain = write_until_eos(from_scratch, ids, choose, 12, eos, pad)
-    assert torch.equal(cached, plain)
+    plain = write_until_eos(from_scratch, ids, choose, 60, eos, pad)
+    fed, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda **inputs: fed.append(len(inputs["input_ids"])) or forward(**inputs))
+    assert torch.equal(write_until_eos(CachedNextLogits(model, mask), ids, choose, 60, eos, pad), plain)
+    assert set(fed) == {12}
+    fed.clear()
+    assert torch.equal(write_until_eos(CachedNextLogits(model, mask, eos), ids, choose, 60, eos, pad), plain)
+    running = [12, *(12 - (plain[:, :t] == eos).any(dim=1).sum().item() for t in range(1, plain.shape[1]))]
+    assert all(rows <= count < 2 * rows for rows, count in zip(running, fed, strict=True)) and fed[-1] < 12
 
 
 def test_a_policy_checkpoint_loads_with_transformers_alone(model, tokenizer, tmp_path):

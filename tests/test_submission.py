@@ -221,7 +221,7 @@ CELLS = {
     "traceback printed": (["import traceback\n" + HEAD + "    try:\n        1 / 0\n    except ZeroDivisionError:\n        traceback.print_exc()\n" + BODY], "passed", ""),
     # not the same every time
     "wrong on the second call": (["seen = []\n" + HEAD + "    seen.append(1)\n    return policy + a * value - b * entropy + (len(seen) > 20)\n"], "failed", "the same arguments gave the right answer once"),
-    "wrong now and then": (["import random\nodd = random.Random()\n" + HEAD + "    return policy + a * value - b * entropy * (1 if odd.random() > 0.2 else 2)\n"], "failed", ""),
+    "wrong now and then": (["import random\nodd = random.Random(3)\n" + HEAD + "    return policy + a * value - b * entropy * (1 if odd.random() > 0.2 else 2)\n"], "failed", ""),
 }  # fmt: skip
 
 

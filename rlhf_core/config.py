@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +74,10 @@ class RunConfig:
     def check_values(self) -> None:
         """The numbers; subclasses add theirs."""
         self.positive("learning_rate", "max_grad_norm", "save_every")
+        if self.log_with != "none" and find_spec(self.log_with) is None:  # accelerate would say nothing
+            raise ConfigError(
+                f"--log-with {self.log_with} needs a package that is missing: pip install {self.log_with}"
+            )
         if self.microbatch_size is not None:
             self.positive("microbatch_size")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_core.cli import CONFIGS, main, parse
@@ -48,6 +50,33 @@ def test_an_impossible_value_is_refused_in_one_sentence(command, capsys):
     captured = capsys.readouterr()
     assert REFUSED[command] in captured.err
     assert len(captured.err.strip().splitlines()) == 1 and "Traceback" not in captured.err
+
+
+def test_a_tracker_that_is_not_installed_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("rlhf_core.config.find_spec", lambda name: None)
+    assert main(["sft", "--log-with", "wandb"]) == 2
+    assert capsys.readouterr().err == "rlhf sft: --log-with wandb needs a package that is missing: pip install wandb\n"
+
+
+def test_metrics_go_to_a_tracker(tmp_path, monkeypatch):
+    """A stand-in for the tracker's package: what accelerate calls of it, and with what."""
+    sent = []
+
+    class Tracker(GeneralTracker):
+        name, requires_logging_directory, tracker = "stand-in", False, None
+
+        def store_init_configuration(self, values):
+            sent.append(values)
+
+        def log(self, values, step=None, **options):
+            sent.append((step, values))
+
+    monkeypatch.setattr("rlhf_core.config.find_spec", lambda name: True)
+    monkeypatch.setattr("rlhf_core.run.Accelerator", lambda **o: Accelerator(cpu=o["cpu"], log_with=[Tracker()]))
+    assert main(["sft", "--num-rows", "6", "--batch-size", "3", "--output", "sft", "--log-with", "wandb"]) == 0
+    rows = read_jsonl(Path("sft/metrics.jsonl"))
+    assert sent[0]["learning_rate"] == str(load_config(Path("sft")).learning_rate)
+    assert [(step, values["loss"]) for step, values in sent[1:]] == [(row["step"], row["loss"]) for row in rows]
 
 
 @pytest.mark.parametrize(

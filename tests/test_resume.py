@@ -21,7 +21,7 @@ from rlhf_core.run import TrainingDiverged, read_jsonl
 
 TINY = Path(__file__).with_name("tiny_ppo.py")
 # `accelerate launch --cpu` starts one process whatever it is asked for; torchrun starts two, and accelerate finds them
-TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
 def launch(*arguments: object, prefix: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:

@@ -114,6 +114,11 @@ def frozen(model: nn.Module):
     model.train(was_training)
 
 
+def in_pieces(order: Int[Tensor, "rows"], size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """`compute(rows)` on pieces of a sorted order, so that rows of similar length run together; back in the rows' own order."""
+    return torch.cat([compute(piece) for piece in order.split(size)])[order.argsort()]
+
+
 class Policy(nn.Module):
     """A language model as a policy, with or without a critic.
 
@@ -293,13 +298,14 @@ class RewardModel(nn.Module):
     def score(self, prompts: list[str], responses: list[str], batch_size: int = 64) -> Float[Tensor, "texts"]:
         """Scores of texts, on the CPU: a `reward_fn` for `score_responses`. Texts of similar length run together."""
         rows = self.encode(prompts, responses)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        scores = torch.empty(len(rows))
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
-            width = max(len(rows[i]) for i in chunk)
-            pad = self.tokenizer.pad_token_id
-            tokens = torch.tensor([[*rows[i], *[pad] * (width - len(rows[i]))] for i in chunk])
-            mask = torch.arange(width) < torch.tensor([len(rows[i]) for i in chunk])[:, None]
-            scores[chunk] = self(tokens.to(self.model.device), mask.to(self.model.device)).cpu()
-        return scores
+        pad, device = self.tokenizer.pad_token_id, self.model.device
+
+        def scores_of(piece: Tensor) -> Tensor:
+            some = [rows[i] for i in piece.tolist()]
+            width = max(map(len, some))
+            tokens = torch.tensor([[*row, *[pad] * (width - len(row))] for row in some])
+            mask = torch.arange(width) < torch.tensor([len(row) for row in some])[:, None]
+            return self(tokens.to(device), mask.to(device)).cpu()
+
+        order = torch.tensor([len(row) for row in rows]).argsort(stable=True)
+        return in_pieces(order, batch_size, scores_of)

@@ -17,7 +17,7 @@ from rlhf_core.experience import Responses
 from rlhf_core.functions import REWARD_REFERENCE, choose_functions
 from rlhf_core.loop import shares
 from rlhf_core.machine import faster_precision
-from rlhf_core.models import Policy, RewardModel, frozen, load_causal_lm, load_classifier, load_tokenizer
+from rlhf_core.models import Policy, RewardModel, frozen, in_pieces, load_causal_lm, load_classifier, load_tokenizer
 from rlhf_core.policy import masked_mean
 from rlhf_core.reward import pairwise_accuracy
 from rlhf_core.run import Run, generator_for
@@ -214,14 +214,14 @@ def train_reward(
 
     def scores_of(module: nn.Module, chosen: list[Ranking], generator: torch.Generator) -> Tensor:
         texts = [drop_tokens(text, config.word_dropout, generator) for r in chosen for text in r.texts]
-        order = torch.tensor([len(text) for text in texts]).argsort()
-        scores = []
-        for piece in order.split(TEXTS_AT_ONCE):
+
+        def scores_alike(piece: Tensor) -> Tensor:
             alike = [texts[i] for i in piece.tolist()]
             # one side of collate_pairs is enough: its width and masks come from the lengths
             batch = f.collate_pairs(alike, alike[:1] * len(alike), tokenizer.pad_token_id)
-            scores.append(module(batch["chosen_ids"].to(run.device), batch["chosen_mask"].to(run.device)))
-        return torch.cat(scores)[order.argsort()]
+            return module(batch["chosen_ids"].to(run.device), batch["chosen_mask"].to(run.device))
+
+        return in_pieces(torch.tensor([len(text) for text in texts]).argsort(), TEXTS_AT_ONCE, scores_alike)
 
     def share_of(module: nn.Module, indices: Tensor) -> Share:
         part = [rankings[i] for i in indices.tolist()]
@@ -338,10 +338,8 @@ def train_dpo(config: DPOConfig, quiet: bool = False) -> Path:
 
     def of_reference(data: Responses) -> Tensor:
         """All of the reference's numbers, from responses of similar length at once."""
-        order = data.mask.sum(dim=1).argsort()
         with frozen(reference):
-            found = torch.cat([of_responses(reference, data[rows]) for rows in order.split(64)])
-        return found[order.argsort()]
+            return in_pieces(data.mask.sum(dim=1).argsort(), 64, lambda rows: of_responses(reference, data[rows]))
 
     ref_chosen, ref_rejected = of_reference(chosen), of_reference(rejected)
 

@@ -23,6 +23,16 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> object:
     return Given(tmp_path_factory.mktemp("given"))
 
 
+@pytest.fixture(scope="module")
+def worker() -> object:
+    """One process for all of a file's submissions; it waits as long as none needs, so that one that waits is found."""
+    from autograder.runner import Worker
+
+    one = Worker(seconds=5)
+    yield one
+    one.stop()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The zoo is graded once, for all of its tests: first, where no second process takes half of them over."""
     items.sort(key=lambda item: item.path.name != "test_zoo.py")

@@ -6,9 +6,7 @@ The same attacks run on lesser machines, too: as an ordinary user, and where nam
 from __future__ import annotations
 
 import os
-import platform
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,21 +17,16 @@ import pytest
 import torch
 
 from autograder import runner, sandbox
-from autograder.exercise import Case, bank
-from autograder.runner import Outcome, Worker
-from autograder.submission import read_submission
+from autograder.runner import Worker
 
 if sys.platform != "linux":
     pytest.skip("the sandbox is Linux's", allow_module_level=True)
-from autograder.isolation import namespaces, redacted, seccomp
+from sandboxed import HONEST, NO_NAMESPACES, SECONDS, children_of, result, run
+
+from autograder.isolation import redacted
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 4.0
-EXERCISE = next(e for e in bank("lesson_06").EXERCISES if e.name == "win_rate")
-CASE = Case((torch.tensor([1.0, 2.0, 0.0]), torch.tensor([0.0, 2.0, 1.0])), "three scores")
-HONEST = "def win_rate(a, b):\n    return ((a > b).double() + 0.5 * (a == b)).mean()\n"
 MACHINES = ["", "ordinary", "no-namespaces", "ordinary,no-namespaces"]
-NO_NAMESPACES = namespaces.possible()[1]
 
 
 def worker_on(machine: str, monkeypatch, seconds: float = SECONDS) -> Worker:
@@ -64,20 +57,6 @@ def own_tree(worker):
     """For what holds only where there are namespaces."""
     if "no-namespaces" in worker.machine:
         pytest.skip("holds only in a file tree of its own")
-
-
-def run(worker: Worker, source: str, tmp_path: Path) -> Outcome:
-    """Run a submission on one case."""
-    file = tmp_path / "submission.py"
-    file.write_text(source)
-    return worker.run(EXERCISE, read_submission(file), [CASE], [0])
-
-
-def result(outcome: Outcome) -> float | str:
-    """The number that came back, or what happened instead."""
-    if not outcome.seen:
-        return f"{outcome.ending}: {outcome.trouble}"
-    return outcome.seen[0].error or outcome.seen[0].values["result"].item()
 
 
 def assert_harmless(worker: Worker, tmp_path: Path, attack, *arguments: object) -> None:
@@ -277,23 +256,6 @@ def test_scratch_is_new_for_every_job(worker, tmp_path):
 # processes
 
 
-def children_of(pid: int) -> set[int]:
-    """All processes below one."""
-    below: dict[int, set[int]] = {}
-    for entry in os.scandir("/proc"):
-        try:
-            text = Path(entry.path, "stat").read_text() if entry.name.isdigit() else ""
-        except OSError:
-            continue
-        if text:
-            below.setdefault(int(text.rpartition(")")[2].split()[1]), set()).add(int(entry.name))
-    found, new = set(), {pid}
-    while new:
-        new = {child for one in new for child in below.get(one, ())}
-        found |= new
-    return found
-
-
 @pytest.mark.parametrize(
     "attack",
     [hostile.fork_bomb, hostile.start_programs, hostile.open_everything, hostile.nest_folders],
@@ -361,95 +323,3 @@ def test_a_death_costs_one_job(worker, how, ending, tmp_path):
     outcome = run(worker, hostile.submission(hostile.die, how), tmp_path)
     assert (outcome.ending, outcome.seen) == (ending, [])
     assert result(run(worker, HONEST, tmp_path)) == 0.5
-
-
-# the sandbox itself
-
-WITHOUT_NAMESPACES = [sandbox.PROMISES[key] for key in ("threads", "disk")]
-WITHOUT_FILE_RULES = [sandbox.PROMISES[key] for key in ("reading", "writing", "processes", "threads", "disk")]
-
-
-def test_protections_are_tried_out():
-    found = sandbox.protections()
-    assert [p.name for p in found] == list(sandbox.PROMISES.values())
-    assert all(p.how for p in found)
-    if not NO_NAMESPACES and not seccomp.available():
-        assert all(p.in_force for p in found), found
-
-
-@pytest.mark.parametrize(
-    "machine, missing",
-    [
-        ("ordinary", []),
-        ("no-landlock", []),
-        ("no-namespaces", WITHOUT_NAMESPACES),
-        ("ordinary,no-namespaces", WITHOUT_NAMESPACES),
-        ("ordinary,no-namespaces,no-landlock", WITHOUT_FILE_RULES),
-    ],
-)
-def test_a_lesser_machine_says_what_is_missing_and_strict_refuses(machine, missing, monkeypatch):
-    if NO_NAMESPACES and "no-namespaces" not in machine:
-        pytest.skip(NO_NAMESPACES)
-    lesser = [sys.executable, str(Path(__file__).parent / "lesser_machine.py"), machine, *sandbox.command(1.0)]
-    monkeypatch.setattr(sandbox, "command", lambda seconds: lesser)
-    monkeypatch.setattr(sandbox, "protections", sandbox.protections.__wrapped__)
-    found = {p.name: p for p in sandbox.protections()}
-    assert [name for name, p in found.items() if not p.in_force] == missing
-    assert all("no namespaces" in found[name].how for name in missing)
-    if missing:
-        with pytest.raises(sandbox.SandboxError, match="bounded disk"):
-            Worker(sandbox=True, strict=True)
-    else:
-        Worker(sandbox=True, strict=True)
-
-
-def test_other_systems_say_so(monkeypatch):
-    monkeypatch.setattr(sandbox, "LINUX", False)
-    monkeypatch.setattr(sandbox, "protections", sandbox.protections.__wrapped__)
-    assert not any(p.in_force for p in sandbox.protections())
-    with pytest.raises(sandbox.SandboxError):
-        sandbox.require_all()
-
-
-def test_a_sandbox_that_cannot_start_is_no_verdict(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "command", lambda seconds: [sys.executable, "-c", "raise SystemExit(1)"])
-    with pytest.raises(sandbox.SandboxError):
-        run(Worker(sandbox=True), HONEST, tmp_path)
-
-
-def test_everything_ends_with_the_judge(tmp_path):
-    script = tmp_path / "judge.py"
-    script.write_text(
-        "import os, sys, time\nfrom autograder.runner import Worker\nw = Worker(sandbox=True)\nw.start()\nw.greet()\n"
-        "print(w.process.pid, flush=True)\ntime.sleep(60)\n"
-    )
-    judge = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    pids = {int(judge.stdout.readline())}
-    pids |= children_of(judge.pid)
-    judge.kill()
-    judge.wait()
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-
-
-def test_numbers_of_system_calls_are_the_kernels():
-    headers = [f"/usr/include/{platform.machine()}-linux-gnu/asm/unistd_64.h", "/usr/include/asm-generic/unistd.h"]
-    for column, header in enumerate(headers):
-        if not os.path.exists(header):
-            continue
-        words = [line.split() for line in Path(header).read_text().splitlines() if line.startswith("#define __NR")]
-        known = {w[1].removeprefix("__NR3264_").removeprefix("__NR_"): int(w[2]) for w in words if w[2].isdigit()}
-        for name, numbers in seccomp.NUMBERS.items():
-            if name in known:
-                assert numbers[column] == known[name], name
-    looked_into = {"clone", "clone3", "socketpair", "prctl", "open", "openat", "openat2"}
-    assert {*seccomp.DENIED, *seccomp.ONLY_ITSELF, *seccomp.FILE_ATTRIBUTES.split(), *looked_into} == set(
-        seccomp.NUMBERS
-    )
-
-
-def test_one_process_kills_all_only_in_its_own_tree():
-    with pytest.raises(RuntimeError, match="tree of its own"):
-        namespaces.end_all_others()

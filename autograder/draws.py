@@ -65,18 +65,30 @@ class Draw:
             mask[1, 1 : time - 1] = True
         return mask
 
+    def inside(self, rows: int, time: int) -> Tensor:
+        """Contiguous masks that leave the first and the last column empty: the first row is the shortest and ends first."""
+        mask = torch.zeros(rows, time, dtype=torch.bool)
+        mask[0, 1] = True
+        for row in mask[1:]:
+            row[int(self.integers(1, time // 2, 1)) : time - 1] = True
+        return mask
+
 
 @dataclass(frozen=True)
 class TokenMask:
-    """A mask, what fills the numbers outside of it, and how to say it."""
+    """A mask, what fills the numbers outside of it, and how to say it.
+
+    Attributes:
+        fill: what the first argument holds outside of the mask; the others hold multiples, so that differences show too.
+    """
 
     mask: Tensor
     fill: float
     label: str
 
     def hide(self, *numbers: Tensor) -> tuple[Tensor, ...]:
-        """Garbage outside of the mask."""
-        return tuple(x.masked_fill(~self.mask, self.fill) for x in numbers)
+        """Garbage outside of the mask, another in each argument."""
+        return tuple(x.masked_fill(~self.mask, self.fill * (1, -2, 3)[i]) for i, x in enumerate(numbers))
 
 
 def token_masks(draw: Draw, least: int = 1) -> Iterator[TokenMask]:
@@ -86,4 +98,8 @@ def token_masks(draw: Draw, least: int = 1) -> Iterator[TokenMask]:
     yield TokenMask(draw.anywhere(4, 6), -7.0, "masks that begin at any column, and other numbers around them")
     yield TokenMask(draw.anywhere(3, 5), NAN, "NaN outside of the mask")
     yield TokenMask(draw.ragged(3, 5), math.inf, "infinities outside of the mask")
+    yield TokenMask(draw.inside(3, 6), 5.0, "masks that leave the first and the last column empty")
+    one_row = torch.tensor([[False, True, True, True, False]])
+    yield TokenMask(one_row, -3.0, "a single row, and other numbers on both sides")
+    yield TokenMask(torch.ones(3, 1, dtype=torch.bool), 0.0, "a single column")
     yield TokenMask(torch.ones(1, least, dtype=torch.bool), 0.0, "a single token" if least == 1 else "a single row")

@@ -20,6 +20,8 @@ def index_cases(seed: int) -> list[Case]:
         Case((d.anywhere(5, 7),), "masks that begin and end anywhere"),
         Case((torch.ones(2, 3, dtype=torch.bool),), "full rows"),
         Case((torch.tensor([[True, False, False]]),), "a single real token"),
+        Case((d.inside(4, 7),), "a first row that is shorter than the others"),
+        Case((d.inside(2, 300),), "rows of 300 columns"),
     ]
 
 
@@ -183,6 +185,7 @@ def scores_cases(seed: int) -> list[Case]:
         case(F.pad(d.anywhere(4, 5), (0, 1)), "rows that all end before the last column"),
         case(d.anywhere(4, 6), "NaN outside of the mask", NAN),
         case(torch.ones(1, 1, dtype=torch.bool), "a single token"),
+        case(d.inside(3, 6), "a first row that is shorter than the others"),
     ]
 
 
@@ -371,7 +374,15 @@ def loss_cases(seed: int) -> list[Case]:
         Case((extreme[:1] * 0 + torch.tensor([-1e4]), torch.tensor([0.0])), "a gap of −10,000"),
         Case((extreme, torch.zeros(4)), "gaps of ±10,000"),
         Case((d.normal(1), d.normal(1)), "a single pair"),
+        Case((torch.zeros(3), torch.zeros(3)), "scores that are all 0, as those of a new model"),
+        Case(
+            (torch.tensor([1.5, 0.25]), torch.tensor([1.0, 0.5]), torch.tensor([0.5, -0.25])),
+            "gaps as large as their margins",
+        ),
+        Case((d.normal(3), d.normal(3), -0.6), "a margin of −0.6"),
+        Case((d.normal(4), d.normal(4), 0.4, 0.2), "a margin of 0.4 and centering of 0.2"),
         Case((d.normal(3, 1), d.normal(3)), "scores of shape (3, 1) against (3,)", raises="Exception"),
+        Case((d.normal(3), d.normal(3, 1)), "scores of shape (3,) against (3, 1)", raises="Exception"),
     ]
 
 

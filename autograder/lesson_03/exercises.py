@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from autograder.draws import Draw, token_masks
+from autograder.draws import NAN, Draw, token_masks
 from autograder.exercise import Case, Exercise, Mistake, forms
 from rlhf_core.advantages import discounted_returns, gae, kl_estimate, masked_whiten, shaped_rewards
 from rlhf_core.reward import last_token_index
 
 # kl_estimate
+
+KINDS = ("k1", "k2", "k3", "abs")
 
 
 def kl_cases(seed: int) -> list[Case]:
@@ -18,13 +20,22 @@ def kl_cases(seed: int) -> list[Case]:
     logprobs = -d.uniform(0.5, 3, 2, 4)
     gap = d.away_from_zero(2, 4, low=0.4, high=2)
     tiny = d.signs(6) * d.uniform(5e-5, 2e-4, 6)
-    cases = [Case((logprobs, logprobs - gap, kind), f'kind "{kind}"') for kind in ("k1", "k2", "k3", "abs")]
+    rare = -d.uniform(150, 200, 4)  # one row of tokens, without a batch
+    cases = [Case((logprobs, logprobs - gap, kind), f'kind "{kind}"') for kind in KINDS]
     return [
         *cases,
         Case((-d.uniform(0.5, 3, 5), -d.uniform(8, 15, 5), "k3"), 'kind "k3" and large positive gaps'),
         Case((-d.uniform(6, 9, 3), -d.uniform(0.1, 1, 3), "k3"), 'kind "k3" and large negative gaps'),
         Case((tiny, torch.zeros(6), "k3"), 'kind "k3" and gaps of 0.0001', 2e-2, 1e-11),
+        Case((logprobs, logprobs.clone(), "k1"), 'kind "k1" and equal policies'),
         Case((logprobs, logprobs.clone(), "k2"), 'kind "k2" and equal policies'),
+        Case((logprobs, logprobs.clone(), "k3"), 'kind "k3" and equal policies'),
+        # any number between −1 and 1 is a gradient of the absolute value at 0
+        Case((logprobs, logprobs.clone(), "abs"), 'kind "abs" and equal policies', gradients=False),
+        *(
+            Case((rare, rare - gap[0], kind), f'kind "{kind}" and tokens as unlikely as e^-150', 1e-4, 1e-4)
+            for kind in KINDS
+        ),
         Case((logprobs[:1, :1], logprobs[:1, :1] - gap[:1, :1], "k3"), "a single token"),
         Case(
             (logprobs, logprobs - gap, ("k4", "K1", "k33")[seed % 3]), "a kind that does not exist", raises="ValueError"
@@ -224,6 +235,11 @@ def rewards_cases(seed: int) -> list[Case]:
         *cases,
         Case((scores, logprobs, ref, mask, d.number(0.8, 1.2), 0.5), "score_clip=0.5 and scores beyond it"),
         Case((scores, logprobs, ref, mask.flip(1), 0.0), "kl_coef=0 and left padding"),
+        Case((scores, logprobs, ref, mask, 0.0, 0.5), "kl_coef=0 and score_clip=0.5"),
+        Case(
+            (scores, *(x.masked_fill(~mask, NAN) for x in (logprobs, ref)), mask, d.number(0.8, 1.2), 0.5),
+            "score_clip=0.5 and NaN outside of the mask",
+        ),
     ]
 
 
@@ -435,15 +451,19 @@ def returns_cases(seed: int) -> list[Case]:
     d = Draw(seed)
     cases = []
     for k, m in enumerate(token_masks(d)):
-        gamma = (0.9, 0.7, 0.5, 0.95, 0.8, 0.6)[k]
+        gamma = (0.9, 0.7, 0.5, 0.95, 0.8, 0.6, 0.85, 0.75, 0.65)[k]
         cases.append(Case((*m.hide(d.away_from_zero(*m.mask.shape)), m.mask, gamma), m.label))
     full, many = torch.ones(3, 5, dtype=torch.bool), torch.ones(1, 150, dtype=torch.bool)
+    inside = d.inside(3, 6)
     # in one draw of three, for loops take their time; 0.4^150 is 0 in float32
     long_case = [Case((d.away_from_zero(1, 150), many, 0.4), "a response of 150 tokens")] if seed % 3 == 0 else []
     return [
         *cases,
         Case((d.away_from_zero(3, 5), full, 1.0), "γ = 1"),
         Case((d.away_from_zero(2, 4), full[:2, :4], 0.0), "γ = 0"),
+        Case(
+            (d.away_from_zero(3, 6).masked_fill(~inside, 4.0), inside, 1.0), "γ = 1, and other numbers around the masks"
+        ),
         *long_case,
     ]
 
@@ -643,10 +663,11 @@ def gae_cases(seed: int) -> list[Case]:
     d = Draw(seed)
     cases = []
     for k, m in enumerate(token_masks(d)):
-        gamma, lam = ((0.9, 0.8), (0.95, 0.7), (0.8, 0.6), (0.9, 0.95), (0.7, 0.9), (0.85, 0.75))[k]
+        gamma = (0.9, 0.95, 0.8, 0.9, 0.7, 0.85, 0.75, 0.6, 0.65)[k]
+        lam = (0.8, 0.7, 0.6, 0.95, 0.9, 0.75, 0.85, 0.65, 0.95)[k]
         numbers = m.hide(d.away_from_zero(*m.mask.shape), d.away_from_zero(*m.mask.shape))
         cases.append(Case((*numbers, m.mask, gamma, lam), m.label))
-    full, many = torch.ones(2, 4, dtype=torch.bool), torch.ones(1, 150, dtype=torch.bool)
+    full, many, inside = torch.ones(2, 4, dtype=torch.bool), torch.ones(1, 150, dtype=torch.bool), d.inside(3, 6)
     numbers = d.away_from_zero(1, 150), d.away_from_zero(1, 150)
     long_case = [Case((*numbers, many, 0.7, 0.6), "a response of 150 tokens")] if seed % 3 == 0 else []
     return [
@@ -654,6 +675,18 @@ def gae_cases(seed: int) -> list[Case]:
         Case((d.away_from_zero(2, 4), d.away_from_zero(2, 4), full, 1.0, 0.9), "γ = 1"),
         Case((d.away_from_zero(2, 4), d.away_from_zero(2, 4), full, 0.8, 1.0), "λ = 1"),
         Case((d.away_from_zero(2, 4), d.away_from_zero(2, 4), full, 0.9, 0.0), "λ = 0"),
+        *(
+            Case(
+                (*(d.away_from_zero(3, 6).masked_fill(~inside, fill) for fill in (4.0, -6.0)), inside, gamma, lam),
+                label,
+            )
+            for gamma, lam, label in (
+                (0.0, 0.8, "γ = 0, and other numbers around the masks"),
+                (1.0, 1.0, "γ = λ = 1, and other numbers around the masks"),
+                (0.9, 0.0, "λ = 0, and other numbers around the masks"),
+                (0.9, 1.0, "λ = 1, and other numbers around the masks"),
+            )
+        ),
         *long_case,
     ]
 
@@ -967,6 +1000,8 @@ def whiten_cases(seed: int) -> list[Case]:
     mask = d.anywhere(4, 6)
     numbers = (d.normal(4, 6) * 3 - 2).masked_fill(~mask, 50.0)
     far = (d.normal(4, 6) * 0.5 + 3000).masked_fill(~mask, 0.0)
+    outlier = d.normal(3, 50)
+    outlier[0, 0] = 40.0
     equal = torch.full((2, 4), float(d.integers(1, 9))).masked_fill(torch.tensor([[False] * 4, [True] * 4]), 7.5)
     two = torch.tensor([[True, True, False]])
     one = torch.tensor([[False, True, False]])
@@ -974,6 +1009,8 @@ def whiten_cases(seed: int) -> list[Case]:
         *cases,
         Case((numbers, mask, False), "shift_mean=False"),
         Case((numbers, mask, True), "shift_mean=True"),
+        Case((numbers.masked_fill(~mask, NAN), mask, False), "shift_mean=False and NaN outside of the mask"),
+        Case((outlier, outlier > -9), "one value far from 149 others"),
         Case((torch.tensor([[1.5, 4.0, 9.0]]), two), "two values"),
         Case((far, mask), "values around 3,000", None, 3e-3),
         Case((d.normal(4, 6) * 0.05, mask), "values of small spread"),
@@ -981,6 +1018,7 @@ def whiten_cases(seed: int) -> list[Case]:
         Case((equal, equal != 7.5, False), "equal values and shift_mean=False"),
         Case((d.normal(5) + 2, torch.tensor([False, True, True, True, True])), "one dimension"),
         Case((torch.ones(1, 3), one), "a single True", raises="ValueError"),
+        Case((torch.ones(1, 3), one & ~one), "no True at all", raises="ValueError"),
     ]
 
 

@@ -134,12 +134,13 @@ def orders_fit(table: Tensor, base: int = 0) -> bool:
 def score_facts(args: tuple, values: Values) -> Values:
     """The scores, and how the reward function was called."""
     return {
-        "scores": values["scores"],
         "reward_fn is called once": yes(values["calls"] == 1),
         "reward_fn gets all prompts as its first argument, as a list": values["prompts"],
         "reward_fn gets all responses as its second argument, as a list": values["responses"],
         "what reward_fn returned is left unchanged": values["kept"],
         "the lists of prompts and responses are left unchanged": values["texts"],
+        "scores": values["scores"],
+        "joined": values["joined"],
         "calls": values["calls"],
     }
 
@@ -180,8 +181,13 @@ def update_facts(args: tuple, values: Values) -> Values:
         "nothing of the policy but its trained parameters changes": values["nothing_else"],
         "the policy is left in the mode, training or evaluation, in which it came": values["mode"],
         "the experience stays as it is": values["experience"],
-        "the optimizer's settings and the config stay as they are": values["settings"] and values["config"],
+        "which of the policy's parameters are trained stays as it was": values["flags"],
+        "the optimizer's settings stay as they are": values["settings"],
+        "the config stays as it is": values["config"],
         "the same seed gives the same result": torch.allclose(values["end"], values["end_again"], atol=1e-6),
+        "another seed, or a second update with the same generator, cuts the rollout into other minibatches": values[
+            "differs"
+        ],
         "torch's default generator decides if config.generator is None, and stays where it is otherwise": values[
             "default_moves"
         ]
@@ -190,8 +196,12 @@ def update_facts(args: tuple, values: Values) -> Values:
         "clip_fraction is 0 on the first minibatch": not one_step or values["clip_fraction"] == 0,
     }
     found = {name: yes(holds) for name, holds in facts.items()}
-    # tells apart how a gradient was clipped wrongly
-    found["numbers_at_limit"] = yes(((values["grads"].abs() - limit).abs() < 1e-5 * limit).any())
+    # these tell apart how a gradient was clipped wrongly, and two reasons why it points elsewhere
+    parts = values["grads"], values["grads"][:, : -tiny_update.VOCAB], values["grads"][:, -tiny_update.VOCAB :]
+    sizes = parts[0].abs(), *(part.norm(dim=1) for part in parts[1:])
+    for name, size_of_it in zip(("numbers", "table", "critic"), sizes, strict=True):
+        found[f"{name}_at_limit"] = yes(((size_of_it - limit).abs() < 1e-5 * limit).any())
+    found["heaped_up"] = yes(any(step.heaped and not step.right for step in steps))
     # no order of rows: the numbers themselves can be compared
     return {**found, "weights_after": values["end"]} if size == rows else found
 
@@ -203,6 +213,7 @@ class UpdateStep(NamedTuple):
         right: it points where it should.
         critic, table: the critic's part of it is right, the policy's part is.
         norm, wanted: its norm after clipping, and the norm that is wanted before.
+        heaped: it points where the sum of the wanted gradient and the one of the step before points.
     """
 
     right: bool
@@ -210,15 +221,16 @@ class UpdateStep(NamedTuple):
     table: bool
     norm: float
     wanted: float
+    heaped: bool = False
 
 
 def steps_of_update(args: tuple, config: UpdateConfig, values: Values) -> list[UpdateStep]:
     """Every step of an update, beside the gradient of the loss on the rows that it used."""
     seed, rows, _, _, garbage, _ = args
     policy, experience = tiny_update.TinyPolicy(seed, rows), tiny_update.rollout(seed, rows, garbage)
-    steps = []
+    steps, last = [], torch.zeros(len(policy.numbers()), dtype=torch.float64)
     for used, at, grad in zip(values["used"].bool(), values["before"], values["grads"], strict=True):
-        norm = grad.norm().item()
+        norm, last, before = grad.norm().item(), grad, last
         if not bool(used.any()):
             steps.append(UpdateStep(False, False, False, norm, -1.0))
             continue
@@ -232,7 +244,8 @@ def steps_of_update(args: tuple, config: UpdateConfig, values: Values) -> list[U
         clipped = wanted * (norm if right else min(length, config.max_grad_norm)) / max(length, 1e-12)
         parts = ((x[: -tiny_update.VOCAB], x[-tiny_update.VOCAB :]) for x in (grad - clipped, clipped))
         table, critic = (bool(off.norm() <= 2e-3 * part.norm() + 1e-6) for off, part in zip(*parts, strict=True))
-        steps.append(UpdateStep(right, critic, table, norm, length))
+        heaped = torch.cosine_similarity(grad, before + wanted, dim=0).item() > 1 - 1e-5
+        steps.append(UpdateStep(right, critic, table, norm, length, heaped))
     return steps
 
 

@@ -126,6 +126,8 @@ def observe(
         reset()
     if not seen.error:
         seen.changed = [i for i, (a, b) in enumerate(zip(given, args, strict=True)) if not unchanged(a, b)]
+        if any(type(leaf) is Tensor and leaf.grad is not None for leaf in leaves):
+            seen.state.append("the gradients of its arguments (is backward() called inside?)")
     return seen
 
 

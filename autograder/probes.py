@@ -75,6 +75,11 @@ def split(function: Callable, prompts: list[str], fraction: float, seed: int) ->
     }
 
 
+def joined(rows: list[Tensor]) -> Tensor:
+    """One after another; there may be none."""
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *rows])
+
+
 def minibatches(function: Callable, batch_size: int, minibatch_size: int, epochs: int, seed: int) -> object:
     """All minibatches one after another, their sizes, and what further calls make of the same and of another seed."""
 
@@ -84,17 +89,17 @@ def minibatches(function: Callable, batch_size: int, minibatch_size: int, epochs
     generator = used_generator(seed)
     first = rows(generator)
     wrong = next((m for m in first if not (type(m) is Tensor and m.dtype == torch.int64 and m.dim() == 1)), None)
-    if wrong is not None or not first:
-        return wrong if first and not isinstance(wrong, dict) else None
-    recorded = {"rows": torch.cat(first), "sizes": torch.tensor([len(m) for m in first])}
+    if wrong is not None:
+        return None if isinstance(wrong, dict) else wrong
+    recorded = {"rows": joined(first), "sizes": torch.tensor([len(m) for m in first])}
     if epochs >= 1000:
         return recorded
     further = {"second": generator, "again": used_generator(seed), "other": used_generator(seed + 1)}
-    recorded |= {name: torch.cat(rows(this)) for name, this in further.items()}
+    recorded |= {name: joined(rows(this)) for name, this in further.items()}
     state = torch.get_rng_state()
-    recorded |= {name: torch.cat(rows(None)) for name in ("default_once", "default_twice")}
+    recorded |= {name: joined(rows(None)) for name in ("default_once", "default_twice")}
     torch.set_rng_state(state)
-    recorded["default_again"] = torch.cat(rows(None))
+    recorded["default_again"] = joined(rows(None))
     torch.set_rng_state(state)
     return recorded
 
@@ -121,6 +126,8 @@ def score(
         "calls": torch.tensor(float(len(calls))),
         "prompts": flag(calls and calls[0][:1] == [prompts]),
         "responses": flag(calls and calls[0][1:] == [responses]),
+        # only tells two mistakes apart
+        "joined": flag(calls and calls[0][1:] == [[p + r for p, r in zip(prompts, responses, strict=True)]]),
         "kept": flag(torch.equal(given, kept) if as_tensor else given == kept),
         "texts": flag(handed == (prompts, responses)),
     }

@@ -76,9 +76,12 @@ class TinyPolicy(nn.Module):
             self.critic.copy_(numbers[self.table.numel() :])
 
     def rest(self) -> tuple:
-        """Everything of the policy that an update must leave alone."""
-        flags = [p.requires_grad for p in self.parameters()]
-        return self.frozen.tolist(), self.fixed.tolist(), self.frozen.grad is None, flags
+        """The numbers of the policy that an update must leave alone."""
+        return self.frozen.tolist(), self.fixed.tolist(), self.frozen.grad is None
+
+    def flags(self) -> list[bool]:
+        """Which parameters are trained."""
+        return [p.requires_grad for p in self.parameters()]
 
 
 class Recorder(torch.optim.SGD):
@@ -158,7 +161,7 @@ def run(function: Callable, seed: int, rows: int, config: UpdateConfig, garbage:
     """Update a fresh policy on a fresh rollout."""
     policy, experience = TinyPolicy(seed, rows), rollout(seed, rows, garbage)
     optimizer = Recorder(policy)
-    rest, settings, mode = policy.rest(), optimizer.settings(), policy.training
+    rest, flags, settings, mode = policy.rest(), policy.flags(), optimizer.settings(), policy.training
     options = [getattr(config, name) for name in NAMES]
     metrics = function(policy, optimizer, experience, config)
     wanted = rollout_numbers(seed, rows, garbage)
@@ -168,6 +171,7 @@ def run(function: Callable, seed: int, rows: int, config: UpdateConfig, garbage:
     )
     kept = {
         "nothing_else": policy.rest() == rest,
+        "flags": policy.flags() == flags,
         "mode": policy.training == mode,
         "experience": all(same),
         "settings": optimizer.settings() == settings,
@@ -179,13 +183,19 @@ def run(function: Callable, seed: int, rows: int, config: UpdateConfig, garbage:
 def watched_update(
     function: Callable, seed: int, rows: int, generator_seed: int | None, numbers: list, garbage: float, twice: bool
 ) -> object:
-    """Run an update, and write down every step and where it ends; if asked, once more with the same seed."""
-    state = torch.get_rng_state()
-    first = run(function, seed, rows, config_of(generator_seed, numbers), garbage)
+    """Run an update, and write down every step and where it ends.
+
+    If asked, run it again: with the same seed, with the generator that has been used, and with another seed.
+    """
+    state, config = torch.get_rng_state(), config_of(generator_seed, numbers)
+    first = run(function, seed, rows, config, garbage)
     moved = not torch.equal(torch.get_rng_state(), state)
     if not isinstance(first.metrics, dict):
         return first.metrics
-    again = run(function, seed, rows, config_of(generator_seed, numbers), garbage) if twice else first
+    again, others = first, []
+    if twice:
+        again = run(function, seed, rows, config_of(generator_seed, numbers), garbage)
+        others = [run(function, seed, rows, c, garbage) for c in (config, config_of(generator_seed + 1, numbers))]
     if generator_seed is None:
         torch.set_rng_state(state)
     optimizer, end = first.optimizer, first.policy.numbers()
@@ -199,6 +209,7 @@ def watched_update(
         "grads": torch.stack(optimizer.grads) if optimizer.grads else torch.zeros(0, len(end)),
         "end": end,
         "end_again": again.policy.numbers(),
+        "differs": torch.tensor(float(all(other.optimizer.rows != optimizer.rows for other in others))),
         "default_moves": torch.tensor(float(moved)),
         "numbers": torch.tensor(float(bool(metrics) and all(map(math.isfinite, metrics.values())))),
         "approx_kl": torch.tensor(metrics.get("approx_kl", 0.0)),

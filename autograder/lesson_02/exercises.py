@@ -149,7 +149,7 @@ LAST_INDEX = Exercise(
                 "In a full row, is there anything at the place that you return?"),
         Mistake("counted-from-the-end", index_flip_only, "The place is counted from the end of the row.",
                 "From which side does indexing count?"),
-        *forms("one-index-for-all", (index_shared, index_smallest), "All rows get the largest index.", "Do all texts end in the same column?"),
+        *forms("one-index-for-all", (index_shared, index_smallest), "All rows get one index, that of a single row.", "Do all texts end in the same column?"),
         Mistake("full-rows-have-no-end", index_boundary, "The place is sought where True turns to False, and a row that is full has no such place.",
                 "What does argmax say when nothing is True?"),
         Mistake("one-side-or-the-other", index_left_or_right, "The padding is taken to be on one side only.",
@@ -339,7 +339,8 @@ SCORES = Exercise(
         Mistake("score-for-every-token", scores_every_token, "Every token gets a score.", "How many scores does a text have?"),
         Mistake("sum-of-tokens", scores_summed, "The scores of all tokens are added up.", "Should a longer text score higher because it is longer?"),
         Mistake("trunk-cut-off", scores_frozen_trunk, "No gradient reaches the hidden states.", "What is fine-tuned when a reward model is trained?"),
-        *forms("head-cut-off", (scores_frozen_head, scores_frozen_weight, scores_frozen_bias), "No gradient reaches the head.", "Which parameters start from nothing and must learn first?"),
+        Mistake("head-cut-off", scores_frozen_head, "No gradient reaches the head.", "Which parameters start from nothing and must learn first?"),
+        *forms("half-of-the-head-cut-off", (scores_frozen_weight, scores_frozen_bias), "No gradient reaches the weight, or none the bias.", "Which two parameters does the head have, and which of them learn?"),
         Mistake("nan-in-the-gradient", scores_all_then_picked, "Every position is scored before one is picked, so that NaN at a hidden position reaches the weight's gradient.",
                 "What is zero times NaN, in the backward pass?"),
         *forms("bias-added-wrongly", (scores_bias_per_dimension, scores_bias_times), "The bias enters once for each dimension, or as a factor.",
@@ -353,7 +354,7 @@ SCORES = Exercise(
         Mistake("zeroes-the-input", scores_zeroes, "The result is right, but the caller's hidden states are overwritten.", "Who else is going to read them?"),
         Mistake("multiplies-by-zero", scores_weighted_sum, "Multiplying by zero is taken to remove what stands at other positions.",
                 "What is NaN times zero?"),
-        *forms("squashed", (scores_squashed, scores_tanh, scores_tanh_features), "The score is squeezed into 0 … 1.", "On which scale are the scores of Bradley–Terry?"),
+        *forms("squashed", (scores_squashed, scores_tanh, scores_tanh_features), "The score is squeezed into a range.", "On which scale are the scores of Bradley–Terry?"),
     ),
 )  # fmt: skip
 
@@ -505,6 +506,10 @@ def loss_margin_tensor_ignored(chosen, rejected, margin=None, centering=0.0):
     return pair_loss(chosen, rejected, None if isinstance(margin, torch.Tensor) else margin, centering)
 
 
+def loss_center_without_margin(chosen, rejected, margin=None, centering=0.0):
+    return pair_loss(chosen, rejected, margin, centering if margin is None else 0.0)
+
+
 def loss_margin_factor(chosen, rejected, margin=None, centering=0.0):
     same_shape(chosen, rejected)
     factor = 1.0 if margin is None else data(margin)
@@ -641,7 +646,8 @@ LOSS = Exercise(
                 "What is exp(200) in float32?", twins=("log-of-sigmoid",)),
         Mistake("margin-added", loss_margin_added, "The margin is added to the gap.",
                 "Should a margin make a pair look better ranked than it is, or ask for more?"),
-        *forms("margin-ignored", (loss_margin_ignored, loss_margin_number_ignored, loss_margin_tensor_ignored), "The margin has no influence.", "By how much should chosen lead?"),
+        Mistake("margin-ignored", loss_margin_ignored, "The margin has no influence.", "By how much should chosen lead?"),
+        *forms("margin-of-one-type-ignored", (loss_margin_number_ignored, loss_margin_tensor_ignored), "A margin of one type, number or tensor, has no influence.", "In which two forms may the margin come?"),
         Mistake("margin-outside", loss_margin_outside, "The margin is added to the loss, where it changes nothing that can be learned.",
                 "Does the margin change the gradient in your version?"),
         Mistake("broadcast", loss_broadcast, "A (B,1) against a (B,) is broadcast, so that every text is compared with every other.",
@@ -658,6 +664,7 @@ LOSS = Exercise(
         Mistake("centers-the-mean", loss_centers_mean, "The sum is averaged before it is squared.",
                 "May one pair drift upwards if another one drifts downwards?"),
         Mistake("centering-ignored", loss_center_ignored, "Centering has no influence.", "What keeps the scores near 0?"),
+        Mistake("margin-or-centering", loss_center_without_margin, "Centering has no influence where there is a margin.", "Do margin and centering exclude each other?"),
         Mistake("rejected-cut-off", loss_frozen_rejected, "No gradient reaches the rejected scores.", "Should the rejected text's score only look on?"),
         Mistake("chosen-cut-off", loss_frozen_chosen, "No gradient reaches the chosen scores.", "Should the chosen text's score be able to rise?"),
         Mistake("margins-averaged", loss_margin_averaged, "All pairs get the mean margin.", "By how much should each pair lead?"),
@@ -765,8 +772,8 @@ def calibration_cases(seed: int) -> list[Case]:
         often = (p * num_bins).long() % 2 == 0
         return (torch.rand(40, generator=d.generator) < torch.where(often, 0.95, 0.05)).long()
 
-    edges = torch.tensor([0.0, 0.25, 0.25, 0.5, 0.75, 1.0, 1.0, 0.5])
-    hits = torch.tensor([0, 1, 1, 0, 1, 1, 0, 0])
+    edges = torch.tensor([0.0, 0.25, 0.1, 0.5, 0.6, 1.0, 1.0, 0.75, 0.9, 0.35])
+    hits = torch.tensor([1, 1, 1, 1, 0, 0, 0, 1, 1, 1])
     few = torch.cat([d.uniform(0.05, 0.2, 6), d.uniform(0.8, 0.95, 3)])
     return [
         Case((p, outcomes(8), 8), "8 bins"),
@@ -790,6 +797,10 @@ def calibration(p, y, num_bins, which=None, gap=None, weight=None):
             share = inside.double().mean() if weight is None else weight(inside)
             total = total + share * (gap or (lambda a, b: (a.mean() - b.mean()).abs()))(p[inside], y[inside])
     return float(total)
+
+
+def calibration_own_bin(p, y, num_bins=10):
+    return calibration(p, y, num_bins + 1, which=lambda p, n: (p * (n - 1)).long())
 
 
 def calibration_unweighted(p, y, num_bins=10):
@@ -955,6 +966,7 @@ CALIBRATION = Exercise(
                 "Can a single yes or no show whether 0.7 was right?"),
         Mistake("edges-belong-below", calibration_right_closed, "A probability on an edge is put into the lower bin.",
                 "Which end of [k/n, (k+1)/n) belongs to the bin?"),
+        Mistake("one-has-its-own-bin", calibration_own_bin, "A probability of exactly 1 gets a bin of its own.", "How many bins are there, and which of them holds 1.0?"),
         *forms("one-falls-out", (calibration_last_open, calibration_out_of_range), "A probability of exactly 1 falls into no bin.", "Which bin holds 1.0?"),
         Mistake("empty-bins-are-nan", calibration_of_nothing, "The mean of an empty bin is NaN.", "What should a bin without any point add?"),
         Mistake("bool-outcomes-fail", calibration_bool_fails, "Outcomes that are bool cannot be subtracted.", "Which types may the outcomes have?"),

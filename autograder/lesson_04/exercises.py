@@ -194,6 +194,10 @@ def sequence_ratio(logprobs, old_logprobs, mask):
     return torch.exp(total.clamp(-80, 80)).expand_as(logprobs)
 
 
+def half_precision_ratio(logprobs, old_logprobs, mask):
+    return ratio_of(logprobs.bfloat16(), old_logprobs.bfloat16(), mask).float()
+
+
 def ratio_of_probabilities(logprobs, old_logprobs, mask):
     p, q = (torch.exp(torch.where(mask, x, 0.0)) for x in (logprobs, old_logprobs))
     return p / q
@@ -556,6 +560,7 @@ FRACTION = Exercise(
         Mistake("everything-but-negative", fraction(lambda r, a, e: torch.where(a < 0, r < 1 - e, r > 1 + e)), "An advantage of 0 is treated as a positive one.", "What gradient is there to cut, if A is 0?"),
         Mistake("inverse-bound", fraction(lambda r, a, e: (r > 1 + e) & (a > 0) | (r < 1 / (1 + e)) & (a < 0)), "The lower bound is 1/(1 + ε).", "Is the range around 1 symmetric in the ratio or in its logarithm?"),
         Mistake("range-doubled", fraction(lambda r, a, e: binding(r, a, 2 * e)), "The range is twice as wide as it should be.", "How far from 1 may the ratio move: ε to each side, or 2ε?"),
+        Mistake("half-precision", fraction(binding, ratio=half_precision_ratio), "The ratio is computed in half precision, which moves it across its bounds.", "How many digits does bfloat16 have, and how close to a bound may a ratio be?"),
         Mistake("log-ratio-tested", fraction(lambda r, a, e: (r.log() > e) & (a > 0) | (r.log() < -e) & (a < 0)), "The log-ratio is compared with ±ε.", "Is it the ratio or its logarithm that the clip bounds?"),
         Mistake("inverse-ratio", fraction(binding, ratio=lambda lp, o, m: ratio_of(o, lp, m)), "The ratio is the wrong way round.", "Which policy stands in the denominator?"),
         Mistake("mask-unused", fraction_unmasked, "The mask has no influence.", "Are padded positions tokens?"),

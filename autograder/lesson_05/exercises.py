@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autograder.draws import Draw
-from autograder.exercise import Case, Exercise, Mistake
+from autograder.exercise import Case, Exercise, Mistake, forms
 from autograder.sampling import next_token_logits
 from rlhf_core.advantages import masked_whiten
 from rlhf_core.loop import adaptive_kl_coef, minibatch_indices, ppo_update
@@ -30,7 +30,7 @@ def sample_cases(seed: int) -> list[Case]:
     with_eos[0], with_eos[1:4, 0], with_eos[4:7, 1] = 3, 3, 3
     # seed, vocabulary, sharpness, EOS, whether rows are made to end, forbidden token
     plain, sharp = [which, 9, 1.0, 3, 0, -1], [which, 9, 1e5, 3, 0, -1]
-    ending = [which + 1, 9, 1e5, 4, 3, -1]
+    ending, ending_with_0 = [which + 1, 9, 1e5, 4, 3, -1], [which + 3, 9, 1e5, 0, 3, -1]
     flat, alike = [which + 2, 9, 0.3, 3, 0, -1], d.integers(0, 60, 1, 2)
     many = [which, 60, 1.2, 0, 0, 7]
     # an EOS that is likely enough to be missed where it is forbidden
@@ -42,6 +42,7 @@ def sample_cases(seed: int) -> list[Case]:
         Case((plain, padded, 6, 0, 3, 5, 1), "temperature 0"),
         Case((ending, several, 12, 0, 4, 6, 2), "rows that end at different steps"),
         Case((ending, several, 12, 0.5, 4, 4, 2), "a pad token that is the EOS token"),
+        Case((ending_with_0, several, 12, 0, 0, 0, 2), "0 as EOS and pad token"),
         Case((plain, with_eos, 6, 0, 3, 0, 3), "prompts that contain the EOS token"),
         Case((sharp, prompts, 4, 1.0, 3, 0, 1), "only one possible token at each step"),
         Case((sharp, prompts, 1, 0.7, 3, 0, 4), "max_new_tokens 1"),
@@ -224,6 +225,13 @@ def raw_weights(logits, temperature, generator, step):
     return torch.multinomial((logits / temperature).clamp(min=1e-3), 1, generator=generator).squeeze(1)
 
 
+def scaled_noise(logits, temperature, generator, step):
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    uniforms = torch.rand(logits.shape, generator=generator).clamp(min=1e-20)
+    return (logits / temperature - temperature * torch.log(-torch.log(uniforms))).argmax(dim=-1)
+
+
 def softmax_over_rows(logits, temperature, generator, step):
     if temperature == 0:
         return logits.argmax(dim=-1)
@@ -266,6 +274,11 @@ def pads_at_the_end(next_logits, prompts, max_new_tokens, temperature, eos_id, p
     new = sampler(pads=False, end=end)(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator)
     is_eos = new == eos_id
     return new.masked_fill(is_eos.cumsum(1) - is_eos.long() > 0, pad_id)
+
+
+def eos_removed(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator=None):
+    new = sampler()(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator)
+    return new.masked_fill(new == eos_id, pad_id)
 
 
 def eos_forced(next_logits, prompts, max_new_tokens, temperature, eos_id, pad_id, generator=None):
@@ -325,6 +338,8 @@ SAMPLE = Exercise(
         Mistake("unlikely-tokens-cut-off", sampler(draw=nucleus), "Only the likeliest tokens are kept.",
                 "If unlikely tokens are cut off, is the token still drawn from the policy whose log-probs are compared later?"),
         Mistake("pad-token-forbidden", without_pad, "The pad token can never be drawn.", "If the policy gives a token some probability, may the sampler take it away?"),
+        Mistake("noise-scaled", sampler(draw=scaled_noise), "The noise is scaled by the temperature as well as the logits.",
+                "Which of the two, logits or noise, does the temperature change?"),
         Mistake("softmax-over-rows", sampler(draw=softmax_over_rows), "The softmax runs over the rows of the batch.", "Over which dimension do the probabilities of one row sum to 1?"),
         Mistake("exponential-overflows", sampler(draw=overflowing), "The exponential of a large logit is infinite.", "What does a softmax do before it takes exponentials?"),
         Mistake("one-token-too-far", sampler(draw=one_up), "The token after the one that was drawn is taken.", "If the random number is 0, which token should come out?"),
@@ -344,7 +359,7 @@ SAMPLE = Exercise(
                 "What does next_logits get for a row that has ended?"),
         Mistake("eos-forced", eos_forced, "A response that did not end gets an EOS all the same.", "How could one tell later that a response was cut off?"),
         Mistake("eos-as-filler", sampler(fill_eos=True), "EOS, and not the pad token, fills the rest of a row.", "Which token fills a row that has ended?"),
-        Mistake("eos-dropped", sampler(drop_eos=True), "The EOS itself is overwritten by a pad.",
+        *forms("eos-dropped", (sampler(drop_eos=True), eos_removed), "The EOS itself is overwritten by a pad.",
                 "How could the policy learn to stop, if the token that stops is not part of its response?"),
         Mistake("stops-at-the-first-eos", sampler(stop=lambda e: e.any()), "Writing stops as soon as one row has ended.", "Which rows have to have ended before writing may stop?"),
         Mistake("never-stops-early", sampler(stop=lambda e: False), "Writing goes on although every row has ended.", "When every row has ended, what is left to write?"),
@@ -364,7 +379,7 @@ SAMPLE = Exercise(
         Mistake("response-only", sampler(feed=lambda t, p: t if t.shape == p.shape else t[:, p.shape[1] :]), "After the first step the model no longer sees the prompt.", "What may the second token depend on?"),
         Mistake("unwritten-columns-fed", whole_buffer_fed, "The model gets all columns, those too that are not written yet.", "From which column does the model read the next token's logits?"),
         Mistake("prompt-only", sampler(feed=lambda t, p: p), "The model sees the prompt only, never what it has written.", "What may the second token depend on?"),
-        Mistake("sampled-tokens-fed-after-eos", sampler(back=lambda t, e: torch.where(e, t + 1 - t, t)), "Rows that have ended are fed with something else than the pad token.",
+        Mistake("sampled-tokens-fed-after-eos", sampler(back=lambda t, e: torch.where(e, t + 1 - t, t)), "Rows that have ended are not fed with the pad token.",
                 "What should the model read where a row has ended?"),
         Mistake("ended-forgotten", sampler(end=lambda ended, token, e: token == e), "A row counts as ended only in the step that wrote its EOS.",
                 "Once a row has ended, can it come back?"),
@@ -614,6 +629,7 @@ ADAPTIVE = Exercise(
     mistakes=(
         Mistake("not-clipped", adaptive(low=-math.inf, high=math.inf), "The error is not clipped.", "What would one rollout with an extreme KL do to β?"),
         Mistake("difference", adaptive(error=lambda kl, t: kl - t), "The error is a difference, and not relative to the target.", "Should an error of 1 nat mean the same at a target of 1 and at one of 100?"),
+        Mistake("only-the-sign", adaptive(error=lambda kl, t: math.copysign(0.2, kl / t - 1) if kl != t else 0.0), "The error is always ±0.2, however small it is.", "By how much should β change if the KL is 2% above its target?"),
         Mistake("inverse", adaptive(error=lambda kl, t: t / kl - 1 if kl else math.inf), "Target and observed KL have changed places.", "If the KL is too large, should β rise or fall?"),
         Mistake("wrong-direction", adaptive(error=lambda kl, t: 1 - kl / t), "β moves the wrong way.", "If the KL is too large, should β rise or fall?"),
         Mistake("without-minus-one", adaptive(error=lambda kl, t: kl / t), "1 is not subtracted from the ratio.", "What should happen when the KL is exactly on its target?"),
@@ -649,6 +665,7 @@ def score_cases(seed: int) -> list[Case]:
         prompts = [f" Prompt {int(i)}: " for i in d.integers(0, 1000, rows)]
         prompts[-1] = prompts[0]
         responses = [f" a Response {int(i)}\n" for i in d.integers(0, 1000, rows)]
+        responses[1:2] = responses[:1] * (rows > 1)  # the same answer to another prompt
         ended = d.integers(0, 2, rows).bool() if ended is None else ended
         return Case(
             (scores, tensor, prompts, responses, ended, d.number(0.5, 3) if penalty is None else penalty), label
@@ -668,7 +685,7 @@ def score_cases(seed: int) -> list[Case]:
             "an empty response that ended",
         ),
         Case(
-            ([2, -1, 3], False, ["a", "b", "c"], ["x", "y", "z"], torch.tensor([True, False, False]), 1.0),
+            ([2, -1, 3], False, ["a", "b", "c"], ["x", "y", "z"], torch.tensor([True, False, False]), 0.5),
             "whole numbers as scores",
         ),
     ]
@@ -754,7 +771,7 @@ SCORE = Exercise(
         Mistake("joined-texts", scorer(ask=lambda f, p, r: f(p, [a + b for a, b in zip(p, r)])), "The prompt is glued to the response.", "What does reward_fn expect as its second argument?"),
         Mistake("in-place", score_in_place, "The tensor that reward_fn returned is modified.", "What if reward_fn keeps its tensor, or returns the same one again?"),
         Mistake("list-in-place", score_list_in_place, "The list that reward_fn returned is modified.", "What if reward_fn keeps its list, or returns the same one again?"),
-        Mistake("texts-stripped", scorer(ask=lambda f, p, r: f([x.strip() for x in p], [x.strip() for x in r])), "White space is taken off the texts.", "Should the reward function read what the policy wrote, or something else?"),
+        *forms("texts-stripped", (scorer(ask=lambda f, p, r: f([x.strip() for x in p], [x.strip() for x in r])), scorer(ask=lambda f, p, r: f(p, [x.strip() for x in r]))), "White space is taken off the texts.", "Should the reward function read what the policy wrote, or something else?"),
         Mistake("penalty-by-share", scorer(lambda s, e, p: s - p * (~e).float().mean()), "Everybody pays a share of the penalty.", "Which responses pay the penalty?"),
         Mistake("ended-overwritten", score_alters_ended, "The argument ended is modified.", "Who else may need to know which responses ended?"),
         Mistake("list-returned", scorer(lambda s, e, p: [x - p * (not y) for x, y in zip(s.tolist(), e.tolist())]), "A list comes back.", "What type should the scores have?"),
@@ -774,12 +791,15 @@ def update_cases(seed: int) -> list[Case]:
     which = seed % 100_000
     clip, value_clip = d.number(0.1, 0.2), d.number(0.05, 0.1)
     coefs = [d.number(0.4, 0.9), d.number(0.1, 0.3)]
-    ranges, wide = [clip, value_clip, *coefs], [clip, d.number(0.5, 0.9), *coefs]
+    ranges, wide = [clip, value_clip, *coefs], [clip, d.number(0.5, 0.9), 2.0, coefs[1]]
     return [
         Case((which, 8, 1, [1, 8, *ranges, 100.0], 3.0, False), "a single step on the whole batch"),
         Case((which + 1, 8, 1, [5, 8, *ranges, 100.0], 3.0, False), "five steps on the whole batch"),
-        Case((which + 3, 24, 2, [2, 12, *wide, 100.0], math.nan, False), "NaN outside of the mask, two minibatches"),
-        Case((which + 4, 11, 3, [1, 4, *ranges, 0.05], -9.0, True), "a last minibatch that is smaller"),
+        Case((which + 3, 24, 2, [2, 12, *wide, 0.03], math.nan, False), "NaN outside of the mask, two minibatches"),
+        Case((which + 4, 11, 3, [2, 4, *ranges, 100.0], -9.0, True), "a last minibatch that is smaller"),
+        Case(
+            (which + 6, 8, 1, [1, 8, clip, value_clip, 20.0, coefs[1], 100.0], 3.0, False), "a gradient longer than 1"
+        ),
         Case(
             (which + 5, 8, None, [1, 4, clip, value_clip, 0.0, coefs[1], 0.3], 3.0, False),
             "torch's default generator, and no value loss",
@@ -810,7 +830,7 @@ def updater(**change):
             )
             mean_entropy = get("entropy", masked_mean)(entropy, batch.mask)
             loss = get("loss", ppo_loss)(policy_loss, value_loss, mean_entropy, config.value_coef, config.entropy_coef)
-            if get("zero", True):
+            if get("zero", lambda step, steps: True)(len(history), -(-len(experience) // size)):
                 optimizer.zero_grad()
             if get("clip_first"):
                 nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
@@ -822,6 +842,8 @@ def updater(**change):
                 optimizer.zero_grad()
             for _ in range(get("steps", 1)):
                 optimizer.step()
+            if get("clip_last"):
+                nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             measured = logprobs.detach() if not get("measure_after") else policy(batch)[0].detach()
             history.append(
                 {
@@ -859,6 +881,10 @@ def update_old_values_overwritten(batch, experience, indices, logprobs, values):
     batch.values = values.detach()
 
 
+def update_returns_for_old_values(batch, experience, indices, logprobs, values):
+    batch.values = batch.returns
+
+
 def update_returns_moved(batch, experience, indices, logprobs, values):
     batch.returns = batch.advantages + values.detach()
 
@@ -870,6 +896,10 @@ def update_experience_zeroed(policy, optimizer, experience):
 def update_thaws(policy, optimizer, experience):
     with torch.no_grad():
         policy.frozen += 0.1
+
+
+def update_freezes(policy, optimizer, experience):
+    policy.table.requires_grad_(False)
 
 
 def update_learning_rate(policy, optimizer, experience):
@@ -920,8 +950,27 @@ def unseeded(batch_size, minibatch_size, epochs, generator=None):
     )
 
 
+def without_generator(batch_size, minibatch_size, epochs, generator=None):
+    return minibatch_indices(batch_size, minibatch_size, epochs)
+
+
+def own_seed(batch_size, minibatch_size, epochs, generator=None):
+    mine = None if generator is None else torch.Generator().manual_seed(7)
+    return minibatch_indices(batch_size, minibatch_size, epochs, mine)
+
+
 def clip_by_value(policy, config):
     nn.utils.clip_grad_value_(policy.parameters(), config.max_grad_norm)
+
+
+def clip_to(norm):
+    return lambda policy, config: nn.utils.clip_grad_norm_(policy.parameters(), norm)
+
+
+def clip_without(name):
+    return lambda policy, config: nn.utils.clip_grad_norm_(
+        [p for n, p in policy.named_parameters() if n != name], config.max_grad_norm
+    )
 
 
 def clip_each(policy, config):
@@ -995,6 +1044,18 @@ def update_ranges_swapped(policy, optimizer, experience, config):
 
 def update_one_range(policy, optimizer, experience, config):
     return with_config(policy, optimizer, experience, config, value_clip_range=config.clip_range)
+
+
+def update_changes_config(policy, optimizer, experience, config):
+    metrics = updater()(policy, optimizer, experience, config)
+    config.clip_range *= 0.9
+    return metrics
+
+
+def update_reseeds(policy, optimizer, experience, config):
+    if config.generator is not None:
+        config.generator.manual_seed(0)
+    return updater()(policy, optimizer, experience, config)
 
 
 def update_with_other_optimizer(policy, optimizer, experience, config):
@@ -1172,15 +1233,17 @@ UPDATE = Exercise(
     mistakes=(
         Mistake("old-logprobs-overwritten", updater(before=update_old_overwritten), "The log-probs of the current policy take the place of the rollout's, so that every ratio is 1 and nothing is ever clipped.",
                 "Which policy wrote these responses, and has it changed since?", twins=("ratio-missing",)),
-        Mistake("old-values-overwritten", updater(before=update_old_values_overwritten), "The values of the current critic take the place of the rollout's, so that the value clip does nothing.",
-                "Around which value may the critic move?", twins=("value-not-clipped",)),
+        *forms("value-not-clipped", (updater(value_loss=unclipped_value), updater(before=update_old_values_overwritten), updater(before=update_returns_for_old_values)),
+               "The value clip does nothing: it is left out, or its range does not lie around the values of the rollout.", "What is config.value_clip_range for, and around which value may the critic move?"),
         Mistake("returns-recomputed", updater(before=update_returns_moved), "The returns are computed anew from the current values, so that the critic's target moves along with it.",
                 "When were the returns measured, and may they change during the update?"),
         Mistake("advantages-of-other-rows", update_with_sorted_rows, "The advantages are those of other rows than the log-probs.", "If the rows are permuted, what has to be permuted with them?"),
-        Mistake("no-zero-grad", updater(zero=False), "Gradients of earlier minibatches are still there.", "What does backward() do to a gradient that is there already?"),
+        *forms("no-zero-grad", (updater(zero=lambda step, steps: False), updater(zero=lambda step, steps: step % steps == 0)), "Gradients of earlier minibatches are still there.", "What does backward() do to a gradient that is there already?"),
         Mistake("zero-grad-too-late", updater(zero_late=True), "The gradients are wiped out before the step that should use them.", "What does the optimizer find when it steps?"),
-        Mistake("no-clipping", updater(clip=lambda p, c: None), "The gradient's norm is not clipped.", "What keeps one strange minibatch from throwing the policy far away?", twins=("clipped-before-backward",)),
-        Mistake("clipped-before-backward", updater(clip_first=True, clip=lambda p, c: None), "The gradient is clipped before it is there.", "At which moment does the gradient that should be clipped exist?", twins=("no-clipping",)),
+        *forms("no-clipping", (updater(clip=lambda p, c: None), updater(clip_first=True, clip=lambda p, c: None), updater(clip_last=True, clip=lambda p, c: None)),
+               "The gradient with which the optimizer steps is not clipped.", "At which moment does the gradient that should be clipped exist, and who uses it next?"),
+        *forms("norm-fixed", (updater(clip=clip_to(1.0)), updater(clip=clip_to(0.5))), "The gradient's norm is clipped, but not to config.max_grad_norm.", "Who decides how long a gradient may be?"),
+        *forms("clipped-in-part", (updater(clip=clip_without("critic")), updater(clip=clip_without("table"))), "The norm is taken of some of the parameters only.", "Which parameters does the optimizer move, and whose norm is to be bounded?"),
         Mistake("clipped-by-value", updater(clip=clip_by_value), "Each number of the gradient is clipped, instead of its norm.", "Should clipping change the direction of the gradient?"),
         Mistake("clipped-one-by-one", updater(clip=clip_each), "Each parameter's gradient is clipped by itself.", "Whose norm is to be bounded: that of each parameter, or of all together?"),
         Mistake("always-rescaled", updater(clip=clip_always), "The gradient is stretched to max_grad_norm even where it is shorter.", "What should clipping do to a gradient that is short enough?"),
@@ -1198,7 +1261,6 @@ UPDATE = Exercise(
         Mistake("shuffled-once", updater(indices=one_permutation), "The minibatches are the same in every epoch.", "What changes from epoch to epoch?"),
         Mistake("with-replacement", updater(indices=replacement), "Rows are drawn with replacement.", "How often does each row come in an epoch?"),
         Mistake("policy-not-clipped", updater(policy_loss=unclipped_policy), "The ratio is not clipped.", "What takes away the reason to move further, once the ratio has left its range?"),
-        Mistake("value-not-clipped", updater(value_loss=unclipped_value), "The value loss is not clipped.", "What is config.value_clip_range for?", twins=("old-values-overwritten",)),
         Mistake("summed", updater(policy_loss=sum_policy), "The policy loss is summed over the tokens.", "Should a minibatch with more tokens make a larger step?"),
         Mistake("mean-of-row-means", updater(policy_loss=each_row_policy), "Each response counts alike, however many tokens it has.", "Over what is the loss averaged: responses, or tokens?"),
         Mistake("ratio-missing", updater(policy_loss=without_ratio), "The loss is that of log π and not of the ratio to the old policy.", "How does the loss know how far the policy has moved since the rollout?", twins=("old-logprobs-overwritten",)),
@@ -1231,7 +1293,11 @@ UPDATE = Exercise(
         Mistake("everything-thawed", update_thaws_all, "Frozen parameters are set to be trained.", "Who decided which parameters are trained?"),
         Mistake("left-in-evaluation-mode", update_leaves_eval, "The policy is left in evaluation mode.", "In which mode was the policy handed over?"),
         Mistake("seeded-inside", update_seeded, "A seed is set inside of the function.", "Who should decide about the seed: the one who calls, or the function?"),
+        Mistake("config-changed", update_changes_config, "The config is modified.", "Who else reads the config after this rollout?"),
+        Mistake("parameters-frozen", updater(after=update_freezes), "Trained parameters are frozen at the end.", "Who decided which parameters are trained?"),
         Mistake("learning-rate-changed", updater(after=update_learning_rate), "The optimizer's learning rate is changed.", "Who sets the learning rate?"),
+        Mistake("generator-ignored", updater(indices=without_generator), "config.generator is not used.", "How would somebody repeat this update exactly?"),
+        *forms("generator-reseeded", (update_reseeds, updater(indices=own_seed)), "Every update begins with the same seed, whatever the generator.", "What do two updates have in common, if both begin with the same random numbers?"),
         Mistake("unseeded", updater(indices=unseeded), "The minibatches do not depend on the generator.", "How would somebody repeat this update exactly?"),
         Mistake("wrong-from-the-fifth-call", UpdateRemembers, "It remembers something from one call to the next, and later calls go wrong.", "What should a second call know of the first?"),
     ),

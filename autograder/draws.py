@@ -99,6 +99,7 @@ def token_masks(draw: Draw, least: int = 1) -> Iterator[TokenMask]:
     yield TokenMask(draw.anywhere(3, 5), NAN, "NaN outside of the mask")
     yield TokenMask(draw.ragged(3, 5), math.inf, "infinities outside of the mask")
     yield TokenMask(draw.inside(3, 6), 5.0, "masks that leave the first and the last column empty")
+    yield TokenMask(draw.anywhere(4, 4), 1e30, "as many rows as columns, and huge numbers around the masks")
     one_row = torch.tensor([[False, True, True, True, False]])
     yield TokenMask(one_row, -3.0, "a single row, and other numbers on both sides")
     yield TokenMask(torch.ones(3, 1, dtype=torch.bool), 0.0, "a single column")

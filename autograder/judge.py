@@ -55,7 +55,9 @@ def judge(exercise: Exercise, seed: int, seen: Sequence[Observation]) -> Finding
     case, what = cases[order[place]], wrong(place)
     mistake = known_mistake(exercise, seed, seen, case.label if unsteady is None else None)
     if mistake:
-        return Finding(f"{mistake.misconception} {mistake.hint}", f"{example_of(exercise, case)}{what}", mistake.name)
+        shown = example_of(exercise, case)
+        example = f"{shown}{what}" if shown else f"with {case.label}, {what}"
+        return Finding(f"{mistake.misconception} {mistake.hint}", example, mistake.name)
     text = f"{what} (with {case.label})"
     if unsteady is not None:
         when = "and another one later" if place >= len(cases) else "later, and another one before"
@@ -73,15 +75,18 @@ def difference(exercise: Exercise, case: Case, want: Observation, got: Observati
     if got.reference_used:
         return "it uses the reference implementation"
     if case.raises:
-        right = got.error and case.raises in ("Exception", got.error.split(":")[0])
-        return None if right else f"it must raise {'an error' if case.raises == 'Exception' else case.raises} here"
+        raised = got.error and got.error.split(":")[0]
+        if raised and case.raises in ("Exception", raised):
+            return None
+        asked = "an error" if case.raises == "Exception" else case.raises
+        return f"it raises {raised} where {asked} is asked for" if raised else f"it must raise {asked} here"
     if got.error:
         return f"it raises {got.error}" + (f" in {got.where}" if got.where else "")
     return (
         difference_of_kind(exercise, want, got)
         or difference_of_values(exercise, case, want, got)
-        or difference_of_gradients(exercise, case, want, got)
         or side_effect(exercise, got)
+        or difference_of_gradients(exercise, case, want, got)
     )
 
 
@@ -93,6 +98,8 @@ def difference_of_kind(exercise: Exercise, want: Observation, got: Observation) 
             if set(got.kinds) == {"result"}
             else f"a dict of {', '.join(got.kinds)}"
         )
+        if "result" in got.values and kind.endswith("tensor"):
+            kind += f" of shape {list(got.values['result'].shape)}"
         return f"it returns {said(kind)}, where {exercise.asks or ' and '.join(want.values)} is asked for"
     for name, wanted in want.kinds.items():
         kind, here = got.kinds[name], "it returns" if len(want.kinds) == 1 else f"{name} is"
@@ -114,7 +121,8 @@ def said(kind: str) -> str:
     """A kind with its article."""
     if kind == "None":
         return "None (is a return missing?)"
-    if kind.endswith(" tensor") and " a" not in kind:
+    kind = "int64" + kind.removeprefix("int") if kind.startswith("int tensor") else kind
+    if " tensor" in kind and " a" not in kind:
         return f"an {kind}" if kind[0] in "iu" else f"a {kind}"
     return "a plain number" if kind == "number" else kind
 
@@ -182,7 +190,7 @@ def pattern(value: Tensor, wanted: Tensor, rtol: float, atol: float) -> str:
         )
     outside = (wanted == 0) & (value != 0)
     if bool(outside.any()) and close(value.masked_fill(outside, 0), wanted, rtol, atol):
-        return "; only places that must be exactly 0 differ"
+        return "; only places where 0 is expected differ"
     return ""
 
 
@@ -218,27 +226,33 @@ def example_of(exercise: Exercise, case: Case) -> str:
     """A small call, as code; empty if it would not fit on two lines."""
     if exercise.probe not in ("call", "collated"):
         return ""
-    shown = []
+    shown, digits = [], digits_of([a for a in case.args if isinstance(a, Tensor) and a.is_floating_point()])
     for name, argument in zip(exercise.parameters, case.args, strict=False):
         if isinstance(argument, Tensor):
-            shown.append(f"{name}={rounded(argument)}")
+            shown.append(f"{name}={rounded(argument, digits)}")
         else:
             shown.append(f"{name}={argument!r}")
     text = f"{exercise.name}({', '.join(shown)}): "
     return text if len(text) <= 400 else ""
 
 
-def rounded(tensor: Tensor) -> str:
-    """A tensor as nested lists with few digits."""
+def digits_of(tensors: Sequence[Tensor]) -> int:
+    """How many digits keep apart all numbers that differ; four at least."""
+    numbers = torch.cat([torch.zeros(0), *(t.flatten().float() for t in tensors)]).unique().tolist()
+    return next((d for d in range(4, 9) if len({f"{x:.{d}g}" for x in numbers}) == len(numbers)), 9)
+
+
+def rounded(tensor: Tensor, digits: int) -> str:
+    """A tensor as nested lists; a large one as its shape."""
     if tensor.numel() > 24:
-        return f"[{', '.join(map(str, tensor.shape))}]"
+        return f"<shape {list(tensor.shape)}>"
     if not tensor.is_floating_point():
         return str(tensor.tolist())
-    return str([round(x, 3) for x in tensor.flatten().tolist()]) if tensor.dim() == 1 else nested(tensor)
+    return nested(tensor, digits)
 
 
-def nested(tensor: Tensor) -> str:
+def nested(tensor: Tensor, digits: int) -> str:
     """Lists of lists of rounded numbers."""
     if tensor.dim() == 0:
-        return f"{tensor.item():.4g}"
-    return "[" + ", ".join(nested(row) for row in tensor) + "]"
+        return f"{tensor.item():.{digits}g}"
+    return "[" + ", ".join(nested(row, digits) for row in tensor) + "]"

@@ -13,7 +13,7 @@ from autograder.exercise import Case, Exercise, Mistake
 from autograder.observe import Observation
 
 GRADIENT_SLACK = 10  # gradients lose about a digit more than values
-MOST = 0.5  # of the cases on which two functions must at least agree to be called by the same name
+MOST = 0.5  # of the cases; two functions must agree on more than that to be called by the same name
 
 
 def known_mistake(exercise: Exercise, seed: int, seen: Sequence[Observation], label: str | None) -> Mistake | None:
@@ -53,14 +53,14 @@ def nearest_mistake(exercise: Exercise, seed: int, seen: Sequence[Observation], 
     failed = wrong(seen)
     if not set(first) & set(failed):
         return None
-    best, share = None, 0.0
+    best, share = None, MOST
     for mistake in exercise.mistakes:
         calls = Calls.of(exercise, mistake, seed)
         agrees = functools.partial(agree, exercise, cases, calls, seen)
         if calls.remembers or not all(agrees(p) for p in first):
             continue
         agreement = min(sum(map(agrees, some)) / len(some) for some in (places, failed, wrong(calls)))
-        if agreement >= MOST and agreement > share:
+        if agreement > share:
             best, share = mistake, agreement
     return best
 

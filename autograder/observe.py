@@ -125,7 +125,11 @@ def observe(
         seen.state = seen.state or changes(before, global_state())
         reset()
     if not seen.error:
-        seen.changed = [i for i, (a, b) in enumerate(zip(given, args, strict=True)) if not unchanged(a, b)]
+        seen.changed = [
+            i
+            for i, (a, leaf, b) in enumerate(zip(given, leaves, args, strict=True))
+            if not unchanged(a, b) or (type(a) is Tensor and a.requires_grad != leaf.requires_grad)
+        ]
         if any(type(leaf) is Tensor and leaf.grad is not None for leaf in leaves):
             seen.state.append("the gradients of its arguments (is backward() called inside?)")
     return seen

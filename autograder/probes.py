@@ -70,7 +70,7 @@ def split(function: Callable, prompts: list[str], fraction: float, seed: int) ->
         "again": side(prompts, seed),
         "some": side([prompts[i] for i in subset(prompts, seed)], seed),
         "one": side(prompts, seed + 1),
-        "two": side(prompts, seed + 10),
+        "two": side(prompts, seed + 1000),
         "kept": flag(all(kept)),
     }
 

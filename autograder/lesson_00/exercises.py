@@ -21,6 +21,7 @@ def logprobs_cases(seed: int) -> list[Case]:
         Case((d.normal(2, 5, 6, scale=2), d.integers(0, 6, 2, 5), 0.6), "temperature 0.6"),
         Case((d.normal(5, 3, 4, scale=2), d.integers(0, 4, 5, 3), 1.7), "temperature 1.7"),
         Case((d.normal(1, 2, 4, scale=2), d.integers(0, 4, 1, 2), 1.0), "one row of two tokens"),
+        Case((d.normal(2, 3, 300, scale=2), d.integers(256, 300, 2, 3), 0.8), "a vocabulary of 300 tokens"),
         Case((extreme, d.integers(0, 5, 2, 4), 1.0), "logits of ±10,000", atol=5e-3),
         Case(
             ((d.normal(2, 4, 6, scale=3) + 20).to(half), d.integers(0, 6, 2, 4), 0.7),
@@ -486,6 +487,8 @@ def mean_cases(seed: int) -> list[Case]:
         Case((d.normal(2, 3, 4) + 1, cube, 1), "three dimensions, dim=1"),
         Case((d.normal(2, 3, 4) + 1, cube, -1), "three dimensions, dim=-1"),
         Case((d.normal(5) + 1, torch.tensor([False, True, True, True, False])), "one dimension"),
+        Case((d.normal(5) + 1, torch.tensor([False, True, True, True, False]), 0), "one dimension, dim=0"),
+        Case((d.normal(2, 3) + 1, torch.zeros(2, 3, dtype=torch.bool), 1), "dim=1 and no True at all"),
         Case((with_zeros, d.ragged(3, 5), 1), "values that are 0"),
         Case((d.normal(2, 3), torch.zeros(2, 3, dtype=torch.bool)), "no True at all and no dim", raises="ValueError"),
     ]
@@ -694,9 +697,14 @@ def entropy_cases(seed: int) -> list[Case]:
     return [
         Case((d.normal(2, 3, 4, scale=1.5),), "ordinary logits"),
         Case((d.normal(5, 2, 6) + 50,), "logits that are all large", atol=1e-4),
+        Case((d.normal(3, 2, 5, scale=2) - 200,), "logits that are all far below 0", atol=1e-4),
         Case((torch.zeros(1, 2, 7) + d.number(-3, 3),), "equal logits"),
         Case((d.normal(2, 2, 5) + 300 * d.integers(0, 2, 2, 2, 5),), "probabilities that underflow to 0", atol=1e-3),
         Case((forbidden,), "a logit of -inf"),
+        Case(
+            (torch.where(torch.arange(4) == d.integers(0, 4, 2, 2, 1), d.normal(2, 2, 4), -torch.inf),),
+            "all logits but one -inf",
+        ),
         Case((d.normal(1, 1, 3),), "a single position"),
     ]
 

@@ -360,6 +360,8 @@ def agreement_cases(seed: int) -> list[Case]:
         first = d.integers(0, items, count)
         return torch.stack([first, (first + d.integers(1, items, count)) % items], 1)
 
+    # without the first, the others' means are 1.0 and 1.1
+    close = torch.tensor([[2.0, *[1.0] * 10], [-1.0, *[1.0] * 9, 2.0]])
     tied_crowd = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-1.0, 1.0, 2.0]])
     alone = torch.tensor([[2.0, NAN, NAN], [1.0, 0.0, 3.0], [0.0, 1.0, 2.0], [3.0, 2.0, NAN]])
     outlier = torch.tensor([[3.0, -1.0, -1.0, -1.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 0.0, 1.0]])
@@ -376,6 +378,9 @@ def agreement_cases(seed: int) -> list[Case]:
             "raters who tie every pair",
             raises="ValueError",
         ),
+        Case((ratings(3, 1, 0.0), torch.tensor([[0, 1], [1, 2]])), "a single rater", raises="ValueError"),
+        Case((ratings(6, 4, 0.0) + 0.5 * ratings(6, 4, 0.0).sign(), pairs(6, 9)), "ratings in steps of a half"),
+        Case((close, torch.tensor([[0, 1], [1, 0]])), "others whose means differ by a tenth"),
     ]
 
 
@@ -631,6 +636,7 @@ def kappa_cases(seed: int) -> list[Case]:
         Case((a, b), "three labels"),
         Case((skew, other), "raters of different habits"),
         Case((a * 7 - 5, b * 7 - 5), "labels that are any integers"),
+        Case((a - 1, b - 1), "labels −1, 0 and 1"),
         Case((d.integers(0, 2, 20), d.integers(1, 4, 20)), "labels that only one of them uses"),
         Case((a, a.clone()), "raters who always agree"),
         Case((torch.full((6,), 2), torch.full((6,), 2)), "raters who both give one single label"),
@@ -817,12 +823,13 @@ KAPPA = Exercise(
 
 def split_cases(seed: int) -> list[Case]:
     d = Draw(seed)
-    # 5,000, so that a right split leaves the 0.03 once in 50,000 times
-    prompts = [f"Prompt {i}: {'é' * (i % 3)}" for i in range(5000)]
-    rows = prompts + [prompts[i] for i in d.integers(0, 5000, 300).tolist()]
+    # so many prompts that a right split leaves the 0.03 once in 50,000 times, or less often
+    count, fraction, first_seed = ((4500, 0.75, 0), (5000, 0.45, 2), (5000, 0.65, 4))[seed // 100 % 3]
+    # half of them differ in the middle only, neither in their first 20 characters nor in their last
+    prompts = [f"Prompt {i % 50}: go on, please. {'é' * (i % 3)}{i} Thank you very much." for i in range(count)]
+    rows = prompts + [prompts[i] for i in d.integers(0, count, 300).tolist()]
     rows = [rows[i] for i in torch.randperm(len(rows), generator=d.generator).tolist()]
-    fraction = 0.45 if seed % 200 else 0.65
-    return [Case((rows, fraction, int(d.integers(0, 1000, 1))), "5,000 prompts, some of them twice")]
+    return [Case((rows, fraction, first_seed), f"{count:,} prompts, some of them twice")]
 
 
 def unit(text: str) -> float:
@@ -879,7 +886,7 @@ def split_shifted(prompts, test_fraction, seed):
 
 
 def split_flipped(prompts, test_fraction, seed):
-    mask = int(unit(str(seed)) * 2**32)
+    mask = int(unit(f"flip {seed}") * 2**32)
     return torch.tensor([(int(unit(p) * 2**32) ^ mask) / 2**32 < test_fraction for p in prompts])
 
 
@@ -999,6 +1006,7 @@ def collate_cases(seed: int) -> list[Case]:
         Case((rows(1, 4), rows(3, 2), 99), "a pad id of 99"),
         Case((rows(2), rows(3), 0), "a single pair"),
         Case((rows(3, 3), rows(3, 3), 7), "rows of equal length"),
+        Case(([[50_000, 70_001], [300]], [[40_003], [65_536, 129, 257]], 50_256), "ids of a large vocabulary"),
         Case((rows(1, 4, 2, 6, 1), rows(2, 3, 5, 1, 4), 0), "five pairs"),
     ]
 

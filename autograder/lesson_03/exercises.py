@@ -454,7 +454,7 @@ def returns_cases(seed: int) -> list[Case]:
     d = Draw(seed)
     cases = []
     for k, m in enumerate(token_masks(d)):
-        gamma = (0.9, 0.7, 0.5, 0.95, 0.8, 0.6, 0.85, 0.75, 0.65)[k]
+        gamma = (0.9, 0.7, 0.5, 0.95, 0.8, 0.6, 0.85, 0.75, 0.65, 0.55)[k]
         cases.append(Case((*m.hide(d.away_from_zero(*m.mask.shape)), m.mask, gamma), m.label))
     full, many = torch.ones(3, 5, dtype=torch.bool), torch.ones(1, 150, dtype=torch.bool)
     inside = d.inside(3, 6)
@@ -666,8 +666,8 @@ def gae_cases(seed: int) -> list[Case]:
     d = Draw(seed)
     cases = []
     for k, m in enumerate(token_masks(d)):
-        gamma = (0.9, 0.95, 0.8, 0.9, 0.7, 0.85, 0.75, 0.6, 0.65)[k]
-        lam = (0.8, 0.7, 0.6, 0.95, 0.9, 0.75, 0.85, 0.65, 0.95)[k]
+        gamma = (0.9, 0.95, 0.8, 0.9, 0.7, 0.85, 0.75, 0.6, 0.65, 0.88)[k]
+        lam = (0.8, 0.7, 0.6, 0.95, 0.9, 0.75, 0.85, 0.65, 0.95, 0.55)[k]
         numbers = m.hide(d.away_from_zero(*m.mask.shape), d.away_from_zero(*m.mask.shape))
         cases.append(Case((*numbers, m.mask, gamma, lam), m.label))
     full, many, inside = torch.ones(2, 4, dtype=torch.bool), torch.ones(1, 150, dtype=torch.bool), d.inside(3, 6)

@@ -77,6 +77,7 @@ WIN = Exercise(
     result="float",
     variants=(win_by_sign, win_by_loop, win_by_where),
     mistakes=(
+        Mistake("half-a-win-rounded", win(lambda a, b: (a > b).sum() + (a == b).sum() // 2), "Half of an odd number of ties is rounded.", "What are three ties worth?"),
         Mistake("ties-lost", win(lambda a, b: (a > b).sum()), "A tie counts as a loss.", "Which win rate should a model have against itself?"),
         Mistake("ties-won", win(lambda a, b: (a >= b).sum()), "A tie counts as a win.", "Which win rate should a model have against itself?"),
         Mistake("ties-dropped", win(lambda a, b: (a > b).sum(), lambda x, a, b: x / (a != b).sum().clamp(min=1)), "Ties are left out.", "Two models tie on 99 prompts of 100. How much does the last one say?"),
@@ -108,6 +109,8 @@ def wilson_cases(seed: int) -> list[Case]:
         Case((wins, n, 2.576), "a z of 2.576"),
         Case((4, 12, 1.0), "a z of 1"),
         Case((1, 10), "1 win in 10"),
+        Case((0.5, 9), "half a win, from a single tie"),
+        Case((9.5, 10), "all wins but half of one"),
         Case((0, 20), "no win"),
         Case((20, 20), "wins only"),
         Case((0, 1), "a single prompt, lost"),

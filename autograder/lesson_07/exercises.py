@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from autograder.draws import Draw, token_masks
-from autograder.exercise import Case, Exercise, Mistake
+from autograder.exercise import Case, Exercise, Mistake, forms
 from rlhf_core.dpo import dpo_loss, implicit_rewards, ipo_loss, sequence_logprobs
 
 # sequence_logprobs
@@ -143,6 +143,10 @@ def dpo(gap=lambda pc, pr, rc, rr: (pc - pr) - (rc - rr), scale=lambda h, b: b *
     return loss
 
 
+def log_one_plus_exp(h):
+    return -torch.log(1 + torch.exp(-h))
+
+
 def dpo_of_mean(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta, label_smoothing=0.0):
     h = beta * ((policy_chosen - policy_rejected) - (ref_chosen - ref_rejected).detach()).mean()
     return -((1 - label_smoothing) * F.logsigmoid(h) + label_smoothing * F.logsigmoid(-h))
@@ -220,8 +224,8 @@ DPO = Exercise(
         Mistake("no-reference", dpo(gap=lambda pc, pr, rc, rr: pc - pr), "The reference is left out.", "A response that was likely from the beginning: should the policy get credit for it?"),
         Mistake("reference-added", dpo(gap=lambda pc, pr, rc, rr: (pc - pr) + (rc - rr)), "The reference is added instead of subtracted.", "What should h be while the policy is still the reference?"),
         Mistake("reference-only-for-chosen", dpo(gap=lambda pc, pr, rc, rr: pc - rc - pr), "The reference is subtracted from the chosen response only.", "What should h be while the policy is still the reference?"),
-        Mistake("policy-and-reference-swapped", dpo(gap=lambda pc, pr, rc, rr: (rc - rr) - (pc - pr)), "Policy and reference have changed places.", "Should the loss fall or rise as the policy comes to prefer the chosen response?", twins=("chosen-and-rejected-swapped", "smoothing-swapped")),
-        Mistake("chosen-and-rejected-swapped", dpo(gap=lambda pc, pr, rc, rr: (pr - pc) - (rr - rc)), "Chosen and rejected have changed places.", "Which of the two should become more likely?", twins=("policy-and-reference-swapped", "smoothing-swapped")),
+        *forms("wrong-sign-of-h", (dpo(gap=lambda pc, pr, rc, rr: (rc - rr) - (pc - pr)), dpo(gap=lambda pc, pr, rc, rr: (pr - pc) - (rr - rc)), dpo(smooth=lambda log, h, e: -(e * log(h) + (1 - e) * log(-h)))),
+               "h has the wrong sign: chosen and rejected, or policy and reference, or ε and 1 − ε, have changed places.", "Should the loss fall or rise as the policy comes to prefer the chosen response?"),
         Mistake("rejected-added", dpo(gap=lambda pc, pr, rc, rr: (pc - rc) + (pr - rr)), "The rejected response's log-ratio is added.", "Should the loss care about the sum of the two, or about their difference?"),
         Mistake("beta-outside", dpo_beta_outside, "β multiplies the loss, and not the log-ratio.", "Is β a learning rate, or the scale of the rewards inside the sigmoid?"),
         Mistake("beta-ignored", dpo(scale=lambda h, b: h), "β is not used.", "What decides how far the policy may go from the reference?"),
@@ -229,13 +233,12 @@ DPO = Exercise(
         Mistake("beta-on-policy-only", lambda pc, pr, rc, rr, beta, label_smoothing=0.0: dpo()(beta * pc, beta * pr, rc, rr, 1.0, label_smoothing), "β multiplies the policy's part only.", "What should h be while the policy is still the reference?"),
         Mistake("sigmoid-of-the-mean", dpo_of_mean, "The sigmoid is taken of the mean.", "Is the mean of a function the function of the mean?"),
         Mistake("no-logarithm", dpo(log=lambda h: torch.sigmoid(h)), "The logarithm is missing.", "What is the likelihood's loss, and where is its logarithm?"),
-        Mistake("log-of-sigmoid", dpo(log=lambda h: torch.log(torch.sigmoid(h))), "log(sigmoid(h)) is computed in two steps, and is −∞ where the sigmoid underflows.", "What is the logarithm of a probability that has been rounded to 0?", twins=("log-of-one-plus-exp",)),
+        *forms("log-of-sigmoid", (dpo(log=lambda h: torch.log(torch.sigmoid(h))), dpo(log=log_one_plus_exp), dpo(log=log_one_plus_exp, smooth=lambda log, h, e: -log(h) if not e else -((1 - e) * log(h) + e * log(-h)))),
+               "log σ(h) is computed step by step, and is infinite where an exponential overflows or the sigmoid underflows to 0.", "What is exp(10,000), and what is the logarithm of a probability that has been rounded to 0?"),
         Mistake("log-with-eps", dpo(log=lambda h: torch.log(torch.sigmoid(h) + 1e-8)), "A small number in the logarithm hides the underflow, and cuts the gradient where it is needed most.", "How large can this loss become, and how large should it?"),
-        Mistake("log-of-one-plus-exp", dpo(log=lambda h: -torch.log(1 + torch.exp(-h))), "log(1 + exp(−h)) overflows.", "What is exp(10,000)?", twins=("log-of-sigmoid",)),
         Mistake("hinge", dpo(log=lambda h: -F.relu(1 - h)), "This is a hinge loss.", "Which function does the Bradley–Terry model put around the difference of rewards?"),
-        Mistake("smoothing-ignored", dpo(smooth=lambda log, h, e: -log(h)), "The label smoothing is not used.", "What if a share ε of the labels is the wrong way round?", twins=("smoothing-with-the-same-sign",)),
-        Mistake("smoothing-swapped", dpo(smooth=lambda log, h, e: -(e * log(h) + (1 - e) * log(-h))), "ε and 1 − ε have changed places.", "What should be left when ε is 0?", twins=("policy-and-reference-swapped", "chosen-and-rejected-swapped")),
-        Mistake("smoothing-with-the-same-sign", dpo(smooth=lambda log, h, e: -((1 - e) * log(h) + e * log(h))), "The second term does not look at −h.", "What is the probability that the label is wrong?", twins=("smoothing-ignored",)),
+        *forms("smoothing-ignored", (dpo(smooth=lambda log, h, e: -log(h)), dpo(smooth=lambda log, h, e: -((1 - e) * log(h) + e * log(h)))),
+               "The label smoothing does nothing: it is not used, or both of its terms look at h.", "What if a share ε of the labels is the wrong way round, and what is the probability of such a label?"),
         Mistake("smoothing-subtracted", dpo(smooth=lambda log, h, e: -((1 - e) * log(h) - e * log(-h))), "The second term has the wrong sign.", "Both terms are log-likelihoods: which sign does each have in a loss?"),
         Mistake("smoothing-one-sided", dpo(smooth=lambda log, h, e: -(1 - e) * log(h)), "The term with ε is missing.", "Where do the ε wrong labels go?"),
         Mistake("robust", dpo(smooth=lambda log, h, e: -((1 - e) * log(h) - e * log(-h)) / (1 - 2 * e)), "This is another loss for noisy labels, which subtracts and divides by 1 − 2ε.", "Which formula does this exercise ask for?"),
@@ -273,7 +276,7 @@ def reward_cases(seed: int) -> list[Case]:
         Case((ref + d.away_from_zero(4), ref, d.number(1.5, 3)), "a β above 1"),
         Case((ref.clone(), ref, 0.3), "a policy that is still the reference"),
         Case((ref[:1] + 1, ref[:1], 0.3), "a single response"),
-        Case((ref + 300 * d.signs(4), ref, 0.7), "responses on which the policy has moved far"),
+        Case((ref + d.uniform(100, 400, 4) * d.signs(4), ref, 0.7), "responses on which the policy has moved far"),
     ]
 
 
@@ -413,10 +416,10 @@ IPO = Exercise(
         Mistake("all-pairs", lambda pc, pr, rc, rr, beta: ipo()(pc[:, None], pr, rc[:, None], rr, beta), "Every chosen response is compared with every rejected one.", "Which rejected response belongs to a chosen one?"),
         Mistake("chosen-detached", lambda pc, pr, rc, rr, beta: ipo_loss(pc.detach(), pr, rc, rr, beta), "No gradient reaches the chosen response.", "Should the policy also learn what to write?"),
         Mistake("no-target", ipo(loss=lambda g, b: g**2), "There is no target.", "Where would this loss pull a policy that has learned something?"),
-        Mistake("target-added", ipo(loss=lambda g, b: (g + 1 / (2 * b)) ** 2), "The target has the wrong sign.", "Should the chosen response become more or less likely?", twins=("chosen-and-rejected-swapped",)),
+        *forms("target-added", (ipo(loss=lambda g, b: (g + 1 / (2 * b)) ** 2), ipo(gap=lambda pc, pr, rc, rr: (pr - pc) - (rr - rc))),
+               "Gap and target have opposite signs: the target is added, or chosen and rejected have changed places.", "Should the chosen response become more or less likely?"),
         Mistake("no-reference", ipo(gap=lambda pc, pr, rc, rr: pc - pr), "The reference is left out.", "A pair in which the chosen response was likely from the beginning: has the policy learned it?"),
         Mistake("reference-added", ipo(gap=lambda pc, pr, rc, rr: (pc - pr) + (rc - rr)), "The reference is added.", "What is the gap of a policy that is still the reference?"),
-        Mistake("chosen-and-rejected-swapped", ipo(gap=lambda pc, pr, rc, rr: (pr - pc) - (rr - rc)), "Chosen and rejected have changed places.", "Which of the two should become more likely?", twins=("target-added",)),
         Mistake("dpo", ipo(loss=lambda g, b: -F.logsigmoid(b * g)), "This is DPO's loss.", "Which function does IPO apply to the gap?"),
         Mistake("absolute", ipo(loss=lambda g, b: (g - 1 / (2 * b)).abs()), "The distance is not squared.", "Which power does the loss have?"),
         Mistake("hinge", ipo(loss=lambda g, b: F.relu(1 / (2 * b) - g) ** 2), "Gaps beyond the target cost nothing.", "IPO is meant to stop the gap from growing for ever. What stops it here?"),

@@ -322,6 +322,22 @@ def grpo_cases(seed: int) -> list[Case]:
             (old + inside, old, old + inside - above, torch.zeros(2), full, clip, 0.7), "advantages of 0: the KL alone"
         ),
         Case((old.clone(), old, old - above, size, full, clip, 0.3), "a policy that has not moved yet"),
+        Case(
+            (old + inside, old, old + inside + d.uniform(6, 9, 2, 4) * d.signs(2, 4), size, full, clip, 0.2),
+            "a reference that is far away",
+            1e-4,
+            1e-4,
+        ),
+        Case(
+            (old + d.uniform(4, 5.5, 2, 4), old, old, -size, full, clip, 0.0),
+            "ratios of 50 and more, negative advantages, no KL",
+            1e-4,
+            1e-4,
+        ),
+        Case(
+            (*grpo_numbers(d, full, clip), size * torch.tensor([1.0, 0.0]), full, clip, 0.3),
+            "an advantage of 0 beside another",
+        ),
         Case((old.clone(), old, old.clone(), size, full, clip, 0.3), "policy, old policy and reference all the same"),
         Case(
             (rare + inside, rare, rare + inside + d.away_from_zero(2, 4), size, full, clip, 0.2),

@@ -22,7 +22,8 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 SHOWN_PROMPTS = 8
 # a color-blind-safe palette (Okabe & Ito)
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-FIXED_COLORS = {"start": "#000000", "ppo": COLORS[0], "ppo_weak_kl": COLORS[1], "grpo": COLORS[2], "dpo": COLORS[3]}
+RUNS = ("ppo", "ppo_weak_kl", "grpo", "dpo", "reward", "judge")
+FIXED_COLORS = {"start": "#000000", **dict(zip(RUNS, COLORS, strict=True))}
 CURVES = {
     "score": "reward model's score",
     "kl": "KL to the start (nats per response)",

@@ -15,7 +15,7 @@ class Selection:
 
     What only may matter is left out at first and taken if `broad`: statements that seem to give a function's name to a
     result (`gae = gae(…)`, or a training loop that reuses the name of a helper), calls that are handed a constant
-    (`fill(table)`), and, where a name is defined nowhere in sight, code that defines names as it runs.
+    (`fill(table)`) or change one (`@register`), and code that reads or defines names as it runs.
 
     Args:
         files: statements file by file; the last file defines the name, and others lend what it lacks.
@@ -95,12 +95,15 @@ class Selection:
 
     def widen(self) -> None:
         """Choose what could define or fill something that is wanted, as far as one can see."""
+        for text in {t for s in self.chosen if s.is_dynamic for t in s.texts}:  # globals()["RATE"], eval("2 * RATE")
+            self.pending += (set(re.findall(r"[A-Za-z_]\w*", text)) & self.bound_at_home) - self.wanted
+        self.follow()
         missing = self.wanted - self.bound - BUILTINS
         fillable = self.wanted - self.functions
         for statement in self.pool:
             if statement in self.chosen or statement not in self.at_home:
                 continue
-            if statement.sets & missing:
+            if statement.sets & (missing | fillable):
                 self.triggers |= statement.binds
             elif not (
                 statement.hands_on & fillable

@@ -16,6 +16,7 @@ BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__doc__", "get_i
 PLAIN = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.BinOp, ast.UnaryOp, ast.Compare)
 PLAIN += (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 MAKERS = frozenset(["partial", "functools"])
+FILLERS = frozenset(["exec", "setattr", "delattr"])
 DYNAMIC = frozenset(["exec", "eval", "globals", "locals", "vars", "setattr", "__dict__", "__builtins__", "modules"])
 
 
@@ -31,7 +32,7 @@ class Statement:
         alters: names whose objects it seems to change: `table["a"] = 1`, `names.append("b")`.
         needs: global names that it reads, inside functions too.
         values: those of them that it does more with than to call them.
-        sets: global names that functions inside it assign.
+        sets: global names that functions inside it assign, or whose objects they seem to change.
         patches: attributes that it sets: `scale` of `helper.scale = 2`.
         attributes: all attributes that it reads.
         texts: short texts that it holds.
@@ -100,15 +101,18 @@ class Statement:
     def hands_on(self) -> frozenset[str]:
         """Names that a bare call gets as arguments, and may fill: `fill(table)`."""
         call = self.node.value if isinstance(self.node, ast.Expr) else None
-        if not isinstance(call, ast.Call) or isinstance(call.func, ast.Name) and call.func.id in BUILTINS:
+        if not isinstance(call, ast.Call):
+            return frozenset()
+        if isinstance(call.func, ast.Name) and call.func.id in BUILTINS - FILLERS:
             return frozenset()
         return frozenset(a.id for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Name))
 
     @property
     def calls(self) -> frozenset[str]:
-        """Names of functions that run when the statement does."""
-        nodes = outside_functions(self.node)
-        return frozenset(n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name))
+        """Names of functions that run when the statement does, as decorators too."""
+        called = [n.func for n in outside_functions(self.node) if isinstance(n, ast.Call)]
+        called += getattr(self.node, "decorator_list", [])
+        return frozenset(n.id for n in called if isinstance(n, ast.Name))
 
 
 def read_statements(cell: str, source: str) -> list[Statement]:
@@ -150,7 +154,7 @@ def read(cell: str, place: int, node: ast.stmt) -> Statement:
         alters=frozenset(altered(node)),
         needs=frozenset(needs),
         values=frozenset(read_as_values(node) & needs),
-        sets=frozenset(assigned_globals(table)),
+        sets=frozenset(assigned_globals(table) | altered_inside(node) & globals_of(table)),
         patches=frozenset(n.attr for n in outside_functions(node) if is_stored_attribute(n)),
         attributes=frozenset(n.attr for n in places if isinstance(n.ctx, ast.Load)),
         texts=frozenset(n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and type(n.value) is str),
@@ -187,12 +191,22 @@ def is_stored_attribute(node: ast.AST) -> bool:
 
 def altered(node: ast.stmt) -> set[str]:
     """Names whose objects a statement changes."""
+    return altered_by(list(outside_functions(node)))
+
+
+def altered_inside(node: ast.stmt) -> set[str]:
+    """Names whose objects the functions in a statement change."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    inside = [n for f in ast.walk(node) if isinstance(f, functions) for n in ast.walk(f)]
+    return altered_by(inside)
+
+
+def altered_by(nodes: list[ast.AST]) -> set[str]:
+    """Names whose objects change: `table["a"] = 1`, `names.append("b")`."""
     places = [
-        n
-        for n in outside_functions(node)
-        if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, (ast.Store, ast.Del))
+        n for n in nodes if isinstance(n, (ast.Attribute, ast.Subscript)) and isinstance(n.ctx, (ast.Store, ast.Del))
     ]
-    calls = (n.value for n in outside_functions(node) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call))
+    calls = (n.value for n in nodes if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call))
     places += [call.func for call in calls if isinstance(call.func, ast.Attribute)]
     return {name for name in map(root_of, places) if name}
 
@@ -205,13 +219,14 @@ def root_of(node: ast.expr) -> str | None:
 
 
 def outside_functions(statement: ast.stmt) -> Iterator[ast.AST]:
-    """All nodes of a statement but those inside functions, which do not run with it."""
+    """All nodes of a statement but those inside functions, which do not run with it; their decorators do."""
     pending: list[ast.AST] = [statement]
     while pending:
         node = pending.pop()
         yield node
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             pending.extend(ast.iter_child_nodes(node))
+        pending.extend(getattr(node, "decorator_list", []) if isinstance(node, ast.FunctionDef) else [])
 
 
 def read_as_values(node: ast.AST, local: frozenset[str] = frozenset()) -> set[str]:

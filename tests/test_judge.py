@@ -11,7 +11,7 @@ import torch
 from autograder import wire
 from autograder.exercise import find
 from autograder.grade import Verdict, grade_function
-from autograder.judge import two_numbers
+from autograder.judge import digits_of, rounded, two_numbers
 from autograder.observe import Observation, same_observation
 
 
@@ -110,6 +110,35 @@ def test_global_state_is_watched(disturb, words):
 
     assert f"the result is right, but it changes {words}" in verdict_on("masked_mean", disturbing).message
     assert torch.get_default_dtype() is torch.float32 and torch.is_grad_enabled()
+
+
+def test_what_happens_to_the_graph_of_an_argument_is_watched():
+    def pull(values, mask, dim=None):
+        result = mean(values, mask, dim)
+        result.sum().backward(retain_graph=True)
+        return result
+
+    def cut(values, mask, dim=None):
+        result = mean(values, mask, dim)
+        values.detach_()
+        return result
+
+    assert "it changes the gradients of its arguments" in verdict_on("masked_mean", pull).message
+    assert "it modifies its argument values" in verdict_on("masked_mean", cut).message
+
+
+def test_an_example_shows_numbers_that_differ_as_different():
+    tensors = [torch.tensor([5.00001, 2.0]), torch.tensor([5.0, 2.0])]
+    assert [rounded(t, digits_of(tensors)) for t in tensors] == ["[5.00001, 2]", "[5, 2]"]
+    assert rounded(torch.zeros(14, 2), 4) == "<shape [14, 2]>"
+
+
+def test_a_named_mistake_comes_with_its_kind_of_case_where_the_call_is_too_long():
+    def counted(values, mask, dim=None):
+        return mean(values, torch.ones_like(mask), dim) if mask.any() or dim is not None else mean(values, mask)
+
+    verdict = verdict_on("masked_mean", counted)
+    assert verdict.diagnosis and ("masked_mean(" in verdict.example or verdict.example.startswith("with "))
 
 
 def test_form_counts():

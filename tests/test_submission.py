@@ -128,6 +128,12 @@ CELLS = {
     "dataclass": (["from dataclasses import dataclass\n@dataclass\nclass Weights:\n    a: float\n    b: float\n", HEAD + "    w = Weights(a, b)\n    return policy + w.a * value - w.b * entropy\n"], "passed", ""),
     "dataclass with late annotations": (["from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Weights:\n    a: float\n", HEAD + "    return policy + Weights(a).a * value - b * entropy\n"], "passed", ""),
     "named tuple": (["from typing import NamedTuple\nclass Weights(NamedTuple):\n    a: float\n", HEAD + "    return policy + Weights(a).a * value - b * entropy\n"], "passed", ""),
+    "table filled by decorators": (["SIGNS = {}\ndef register(name):\n    def add(f):\n        SIGNS[name] = f\n        return f\n    return add\n", "@register('h')\ndef minus(x):\n    return -x\n", HEAD + "    return policy + a * value + SIGNS['h'](b * entropy)\n"], "passed", ""),
+    "table filled by a plain decorator": (["SIGNS = {}\ndef register(f):\n    SIGNS[f.__name__] = f\n    return f\n", "@register\ndef minus(x):\n    return -x\n", HEAD + "    return policy + a * value + SIGNS['minus'](b * entropy)\n"], "passed", ""),
+    "constant set by a function": (["SIGN = None\ndef setup():\n    global SIGN\n    SIGN = -1\n", "setup()", HEAD + "    return policy + a * value + SIGN * b * entropy\n"], "passed", ""),
+    "attribute set by name": (["class Signs:\n    pass\nsigns = Signs()", "setattr(signs, 'h', -1)", HEAD + "    return policy + a * value + signs.h * b * entropy\n"], "passed", ""),
+    "constant read out of globals": (["SIGN = -1", HEAD + "    return policy + a * value + globals()['SIGN'] * b * entropy\n"], "passed", ""),
+    "function out of a namespace of exec": (["space = {}\nexec('def total(p, v, h, a, b): return p + a * v - b * h', space)\nppo_loss = space['total']\n"], "passed", ""),
     "constant that takes an hour to fill": (["import time\nSIGNS = {}\ndef fill(table):\n    time.sleep(3600)\n", "fill(SIGNS)", HEAD + "    return policy + a * value + SIGNS['h'] * b * entropy\n"], "error", "KeyError"),
     # annotations and imports
     "jaxtyping": (["from jaxtyping import Float\nfrom torch import Tensor\n" + RIGHT.replace("policy,", "policy: Float[Tensor, ''],")], "passed", ""),

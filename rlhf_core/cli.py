@@ -11,7 +11,6 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from rlhf_core.checkpoint import CheckpointError
 from rlhf_core.config import (
     ConfigError,
     DemoConfig,
@@ -191,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
         runner(command)(config)
         if command in TRAINING:
             report(config.output)
-    except (ConfigError, CheckpointError, ValueError) as error:
+    except (ValueError, OSError) as error:
         errors.print(f"rlhf {command}: {error}", markup=False)
         return 2
     except RuntimeError as error:

@@ -24,6 +24,7 @@ from rlhf_core.models import (
     load_causal_lm,
     load_classifier,
     load_tokenizer,
+    save_tokenizer,
 )
 from rlhf_core.policy import masked_mean
 from rlhf_core.rollout import choose_by, sample_responses, write_until_eos
@@ -251,4 +252,4 @@ class Collector:
     def save(self, folder: Path) -> None:
         """The policy and its tokenizer, as transformers reads them."""
         self.plain_policy.save(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)

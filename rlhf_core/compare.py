@@ -294,9 +294,9 @@ def measure_best_of_n(bench: Bench) -> list[dict]:
 def judge_samples(folder: Path, bench: Bench) -> list[dict]:
     """Proxy and judge on the texts that a run wrote while it trained, step by step."""
     by_step: dict[int, list[dict]] = defaultdict(list)
-    for row in read_jsonl(folder / "samples.jsonl"):
+    for row in read_jsonl(folder / "samples.jsonl", "step", "prompt", "response"):
         by_step[row["step"]].append(row)
-    kl = {row["step"]: row.get("kl") for row in read_jsonl(folder / "metrics.jsonl")}
+    kl = {row["step"]: row.get("kl") for row in read_jsonl(folder / "metrics.jsonl", "step")}
     result = []
     for step, rows in sorted(by_step.items()):
         prompts, texts = [r["prompt"] for r in rows], [r["response"] for r in rows]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -54,6 +55,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The tokenizer as it was loaded: how its last call padded or cut would be written down, too."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
+    tokenizer.save_pretrained(folder)
+
+
 def load_causal_lm(name: str, device: torch.device | str = "cpu") -> PreTrainedModel:
     """A language model in float32, in evaluation mode.
 
@@ -83,7 +93,7 @@ def _load(factory, name: str, device: torch.device, **options) -> PreTrainedMode
     options |= {"dtype": torch.float32, "attn_implementation": attention_for(device)}
     try:
         model = factory.from_pretrained(resolve_model(name), **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"no model could be loaded from {name!r}: {str(error).splitlines()[0]}") from error
     disable_dropout(model)
     return model.to(device).eval()

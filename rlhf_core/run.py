@@ -240,13 +240,21 @@ class Run:
             yield
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a metrics or samples file; a last line that a kill cut short is left out."""
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
+def read_jsonl(path: Path, *needed: str) -> list[dict]:
+    """The rows of a metrics or samples file; a last line that a kill cut short is left out.
+
+    Raises:
+        ValueError: another line is no row, or lacks a key that is needed.
+    """
+    rows, lines = [], path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        row = None
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+        if isinstance(row, dict) and set(needed) <= set(row):
+            rows.append(row)
+        elif number < len(lines):
+            raise ValueError(f"{path} is damaged: line {number} is no row of a run")
     return rows
 
 

@@ -17,7 +17,16 @@ from rlhf_core.experience import Responses
 from rlhf_core.functions import REWARD_REFERENCE, choose_functions
 from rlhf_core.loop import shares
 from rlhf_core.machine import faster_precision
-from rlhf_core.models import Policy, RewardModel, frozen, in_pieces, load_causal_lm, load_classifier, load_tokenizer
+from rlhf_core.models import (
+    Policy,
+    RewardModel,
+    frozen,
+    in_pieces,
+    load_causal_lm,
+    load_classifier,
+    load_tokenizer,
+    save_tokenizer,
+)
 from rlhf_core.policy import masked_mean
 from rlhf_core.reward import pairwise_accuracy
 from rlhf_core.run import Run, generator_for
@@ -178,7 +187,7 @@ def train_sft(config: SFTConfig, quiet: bool = False) -> Path:
 
     def save(folder: Path) -> None:
         policy.save(folder)
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
 
     lengths = data.mask.sum(dim=1)
     return fit(run, config, policy, len(data), share_of, lambda i: lengths[i].sum().item(), save, lengths)
@@ -242,7 +251,7 @@ def train_reward(
 
     def save(folder: Path) -> None:
         model.model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
 
     lengths = torch.tensor([max(map(len, r.texts)) for r in rankings])
     pairs_of = torch.tensor([len(r.pairs) for r in rankings])
@@ -356,7 +365,7 @@ def train_dpo(config: DPOConfig, quiet: bool = False) -> Path:
 
     def save(folder: Path) -> None:
         policy.save(folder)
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
 
     lengths = torch.maximum(chosen.mask.sum(dim=1), rejected.mask.sum(dim=1))
     return fit(run, config, policy, len(chosen), share_of, len, save, lengths)

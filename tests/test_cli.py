@@ -170,5 +170,17 @@ def test_the_whole_chain_in_small(tmp_path, capsys):
         assert Path(f"demo/figures/{name}.png").stat().st_size > 10_000
     assert html.count("data:image/png;base64,") == 6 and "http" not in html.split("</style>")[1]
     assert main(["evaluate", "--run", "sft"]) == 0
+    for file, damage in (
+        ("demo/ppo/samples.jsonl", b'{"step": 1}\n{"step": 2}\n'),
+        ("demo/ppo/metrics.jsonl", b"[]\n[]\n"),
+        ("demo/ppo/model/model.safetensors", b"not a model"),
+    ):
+        whole = Path(file).read_bytes()
+        Path(file).write_bytes(damage)
+        capsys.readouterr()
+        assert main(["evaluate", "--run", "demo"]) == 2
+        said = capsys.readouterr().err.strip()
+        assert said.startswith("rlhf evaluate: ") and "demo/ppo" in said and "Traceback" not in said
+        Path(file).write_bytes(whole)
     (tmp_path / "empty").mkdir()
     assert main(["evaluate", "--run", "empty"]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,12 +48,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """Same metrics, samples and weights, to the bit."""
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    """Same metrics, samples and trained model with its tokenizer, to the bit."""
+    names = ["metrics.jsonl", "samples.jsonl", *sorted(f"model/{file.name}" for file in (one / "model").iterdir())]
+    for name in names:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    left, right = weights(one), weights(other)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[k], right[k]) for k in left)
 
 
 # the 2nd call is in the first checkpoint, the others in the second, the third and the final model
@@ -74,6 +73,12 @@ def test_killed_twice(whole, tmp_path):
     assert_same_run(whole, folder)
 
 
+def test_killed_when_all_is_done_but_the_model(whole, copy):
+    shutil.rmtree(copy / "model")
+    assert launch(copy, "--resume").returncode == 0
+    assert_same_run(whole, copy)
+
+
 def test_another_run_in_the_folder_is_not_overwritten(whole):
     with pytest.raises(ConfigError, match="--output .* already holds a run; add --resume"):
         train(tiny_ppo.config(whole), reward_fn=tiny_ppo.letters, quiet=True)
@@ -87,8 +92,6 @@ def test_resuming_with_other_options_is_refused(whole):
 @pytest.fixture
 def copy(whole, tmp_path) -> Path:
     """A copy of the finished run, to be damaged."""
-    import shutil
-
     return shutil.copytree(whole, tmp_path / "copy")
 
 

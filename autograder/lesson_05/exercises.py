@@ -789,7 +789,7 @@ SCORE = Exercise(
 def update_cases(seed: int) -> list[Case]:
     d = Draw(seed)
     which = seed % 100_000
-    clip, value_clip = d.number(0.1, 0.2), d.number(0.05, 0.1)
+    clip, value_clip = d.number(0.15, 0.22), d.number(0.04, 0.06)
     coefs = [d.number(0.4, 0.9), d.number(0.1, 0.3)]
     ranges, wide = [clip, value_clip, *coefs], [clip, d.number(0.5, 0.9), 2.0, coefs[1]]
     return [

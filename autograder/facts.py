@@ -201,9 +201,10 @@ def update_facts(args: tuple, values: Values) -> Values:
     found = {name: yes(holds) for name, holds in facts.items()}
     # these tell apart how a gradient was clipped wrongly, and two reasons why it points elsewhere
     parts = values["grads"], values["grads"][:, : -tiny_update.VOCAB], values["grads"][:, -tiny_update.VOCAB :]
+    too_long = parts[0].norm(dim=1) > 1.001 * limit
     sizes = parts[0].abs(), *(part.norm(dim=1) for part in parts[1:])
     for name, size_of_it in zip(("numbers", "table", "critic"), sizes, strict=True):
-        found[f"{name}_at_limit"] = yes(((size_of_it - limit).abs() < 1e-5 * limit).any())
+        found[f"{name}_at_limit"] = yes(((size_of_it - limit).abs() < 1e-5 * limit)[too_long].any())
     found["heaped_up"] = yes(any(step.heaped and not step.right for step in steps))
     # no order of rows: the numbers themselves can be compared
     return {**found, "weights_after": values["end"]} if size == rows else found

@@ -12,7 +12,7 @@ RUNS_PYTHON = re.compile(r"\s*%%(time|timeit|capture|prun|memit|mprun|lprun)\b[^
 WRITES_FILE = re.compile(r"\s*%%(?:writefile|file)\s+(?:-a\s+)?[\"']?(?:\./)?(\w+)\.py[\"']?\s*\n")
 # a line that is a magic, a shell command, a question, or assigns what one of them gives
 MAGIC = re.compile(r"(?P<indent>\s*)(?:[%!?]|[\w.%\[\]\"']+\?{1,2}\s*$)")
-ASSIGNS_MAGIC = re.compile(r"(?P<indent>\s*)(?P<names>[\w ,.\[\]\"']+?)\s*=\s*[!%](?=[\w({])")
+ASSIGNS_MAGIC = re.compile(r"(?P<indent>\s*)(?P<names>[\w ,.\[\]\"']*[\w\],])\s*=\s*[!%](?=[\w({])")
 WITHOUT_PERCENT = re.compile(
     r"(?P<indent>\s*)(?:pip|conda|mamba|uv|cd|ls|ll|cat|mkdir|cp|mv|rm|pwd|who|whos|time|timeit|load_ext|reload_ext|autoreload"
     r"|matplotlib|config|env|run|precision|pylab)(?:\s+[\w.\"'~/-]|\s*$)"
@@ -20,7 +20,7 @@ WITHOUT_PERCENT = re.compile(
 RUNS_FILE = re.compile(r"(?P<indent>\s*)%run\s+[\"']?(?:\./)?(?P<name>[A-Za-z_]\w*)(?:\.py)?[\"']?\s*$")
 NOTHING = "get_ipython()"
 # what may hide a line's end: texts, comments and brackets
-TOKENS = re.compile(r"\"\"\"|'''|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|#[^\n]*|[()\[\]{}]|\\\n")
+TOKENS = re.compile(r"\"\"\"|'''|\"(?:\\.|[^\"\\\n])*\"?|'(?:\\.|[^'\\\n])*'?|#[^\n]*|[()\[\]{}]|\\\n")
 PROMPT = re.compile(r"^(?:>>> ?|\.\.\. ?|In \[\d*\]: ?)", re.MULTILINE)
 
 

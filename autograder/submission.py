@@ -112,7 +112,7 @@ def seems_to_define(source: str, name: str) -> bool:
         rf"{word}\s*=(?!=)",
         rf"(?:from|import)\b.*\b{word}\b",
     )
-    return bool(re.search(rf"^\s*(?:{'|'.join(ways)})", source, re.MULTILINE))
+    return bool(re.search(rf"^[ \t]*(?:{'|'.join(ways)})", source, re.MULTILINE))
 
 
 def read_submission(path: Path, lesson: str | None = None) -> Submission:

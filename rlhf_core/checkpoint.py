@@ -43,6 +43,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file all at once."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def write_folder(target: Path, write: Callable[[Path], None], **facts: object) -> None:
     """Write a folder all at once: nobody ever sees half of it.
 

@@ -92,11 +92,13 @@ def with_yaml(arguments: list[str], config_class: type) -> list[str]:
     if place + 1 == len(arguments):
         raise ConfigError("--config needs the name of a YAML file")
     options = read_yaml(Path(arguments[place + 1]))
-    options.pop("method", None)
+    method = options.pop("method", None)
+    if method not in (None, config_class.method):
+        raise ConfigError(f"--config: {arguments[place + 1]} is of the method {method}, not of {config_class.method}")
     known = {f.name for f in fields(config_class)}
     from_file = []
     for name, value in options.items():
-        if name.replace("-", "_") not in known:
+        if str(name).replace("-", "_") not in known:
             raise ConfigError(f"--config: {arguments[place + 1]} has the unknown option {name!r}")
         from_file += [option(name), str(value)]
     return [*from_file, *arguments[:place], *arguments[place + 2 :]]

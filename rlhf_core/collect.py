@@ -108,6 +108,8 @@ class Collector:
         self.prompts = load_prompts(config.prompts, tokenizer=self.tokenizer, num_words=config.prompt_words)["prompt"][
             :
         ]
+        if not self.prompts:
+            raise ValueError(f"--prompts {config.prompts} gives no prompt of {config.prompt_words} words")
         self.reward_fn = reward_fn or self.load_reward_fn(config.reward_model)
         weights = str(run.checkpoint) if run.resumed else config.model
         model = load_causal_lm(weights, run.device)

@@ -10,6 +10,8 @@ from typing import Literal
 
 import yaml
 
+from rlhf_core.checkpoint import write_text
+
 METHODS: dict[str, type[RunConfig]] = {}  # method name → config class, filled by the classes below
 
 
@@ -73,25 +75,23 @@ class RunConfig:
 
     def check_values(self) -> None:
         """The numbers; subclasses add theirs."""
-        self.positive("learning_rate", "max_grad_norm", "save_every")
+        self.positive("learning_rate", "max_grad_norm", "save_every", "microbatch_size")
         if self.log_with != "none" and find_spec(self.log_with) is None:  # accelerate would say nothing
             raise ConfigError(
                 f"--log-with {self.log_with} needs a package that is missing: pip install {self.log_with}"
             )
-        if self.microbatch_size is not None:
-            self.positive("microbatch_size")
 
     def positive(self, *names: str) -> None:
-        """These options must be greater than 0."""
+        """These options must be greater than 0, where they are set."""
         for name in names:
             value = getattr(self, name)
-            refuse_unless(value > 0 and not math.isnan(value), name, "greater than 0", value)
+            refuse_unless(value is None or value > 0 and math.isfinite(value), name, "greater than 0", value)
 
     def not_negative(self, *names: str) -> None:
         """These options must be 0 or more."""
         for name in names:
             value = getattr(self, name)
-            refuse_unless(value >= 0, name, "at least 0", value)
+            refuse_unless(value >= 0 and math.isfinite(value), name, "at least 0", value)
 
     def share(self, *names: str) -> None:
         """These options must lie between 0 and 1."""
@@ -112,7 +112,7 @@ class RunConfig:
     def save(self, folder: Path) -> None:
         """Write config.yaml, which `--config` reads again."""
         text = yaml.safe_dump({"method": self.method, **self.to_dict()}, sort_keys=False, allow_unicode=True)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        write_text(folder / "config.yaml", text)
 
 
 DATA_ENDINGS = {".jsonl", ".json", ".parquet", ".csv"}
@@ -331,12 +331,11 @@ class PPOConfig(OnlineConfig):
     def check_values(self) -> None:
         super().check_values()
         self.share("gamma", "lam")
-        self.positive("kl_horizon", "value_clip_range")
+        self.positive("kl_horizon", "value_clip_range", "kl_target", "score_clip")
         self.not_negative("value_coef", "entropy_coef")
-        if self.kl_target is not None:
-            self.positive("kl_target")
-        if self.score_clip is not None:
-            self.positive("score_clip")
+        if self.kl_target is not None:  # the KL coefficient would become negative
+            least = 0.2 * self.batch_size
+            refuse_unless(self.kl_horizon > least, "kl_horizon", f"greater than {least:g}", self.kl_horizon)
 
 
 @dataclass

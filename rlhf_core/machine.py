@@ -28,12 +28,20 @@ def keep_freed_memory() -> None:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU; any other name is taken as it is."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """`auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: the name is none of a device, or torch finds no such device here.
+    """
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, here in found.items() if here))
+    kind, _, index = name.partition(":")
+    if kind not in found or not (index or "0").isdecimal():
+        raise ValueError(f"--device must be auto, cpu, cuda, cuda:0 or mps, got {name}")
+    if not found[kind] or kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: torch finds no such device on this machine")
+    return torch.device(name)
 
 
 def attention_for(device: torch.device) -> str:

@@ -50,6 +50,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         raise ValueError(f"no tokenizer could be loaded from {name!r}: {str(error).splitlines()[0]}") from error
     tokenizer.padding_side = "left"
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {name!r} has no end-of-text token (eos_token), with which a response ends")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -68,33 +70,48 @@ def load_causal_lm(name: str, device: torch.device | str = "cpu") -> PreTrainedM
     """A language model in float32, in evaluation mode.
 
     Raises:
-        ValueError: nothing that transformers can read is there.
+        ValueError: nothing that transformers can read is there, weights are missing, or its tokens see later ones.
     """
-    return _load(AutoModelForCausalLM, name, torch.device(device))
+    model = _load(AutoModelForCausalLM, name, torch.device(device))
+    with torch.no_grad():
+        one, other = model(torch.tensor([[0, 1, 0], [0, 1, 2]], device=model.device)).logits[:, 1]
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-3):
+        raise ValueError(f"{name!r} is no causal language model: what it says of a token depends on later ones")
+    return model
 
 
 def load_classifier(
-    name: str, tokenizer: PreTrainedTokenizerBase, device: torch.device | str = "cpu"
+    name: str, tokenizer: PreTrainedTokenizerBase, device: torch.device | str = "cpu", new_head: bool = False
 ) -> PreTrainedModel:
     """A sequence classifier with one label, the form in which reward models and judges are saved.
 
-    From a plain language model it is made anew: its trunk, and a head of small random weights.
+    Args:
+        name, tokenizer, device: of a saved one.
+        new_head: it may also be a plain language model, whose trunk then gets a head of small random weights.
+
+    Raises:
+        ValueError: nothing that transformers can read is there, or weights are missing.
     """
     return _load(
         AutoModelForSequenceClassification,
         name,
         torch.device(device),
+        new_head=new_head,
         num_labels=1,
         pad_token_id=tokenizer.pad_token_id,
     )
 
 
-def _load(factory, name: str, device: torch.device, **options) -> PreTrainedModel:
+def _load(factory, name: str, device: torch.device, new_head: bool = False, **options) -> PreTrainedModel:
     options |= {"dtype": torch.float32, "attn_implementation": attention_for(device)}
     try:
-        model = factory.from_pretrained(resolve_model(name), **options)
-    except (OSError, ValueError, SafetensorError) as error:
+        model, info = factory.from_pretrained(resolve_model(name), output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"no model could be loaded from {name!r}: {str(error).splitlines()[0]}") from error
+    trunk = model.base_model_prefix + "."
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(trunk) or not new_head)
+    if missing:  # transformers would fill them with random numbers
+        raise ValueError(f"no trained {type(model).__name__} is in {name!r}: it has no weights for {missing[0]}")
     disable_dropout(model)
     return model.to(device).eval()
 
@@ -285,7 +302,7 @@ class RewardModel(nn.Module):
         self.scores_fn = scores_fn
         self.register_buffer("no_bias", torch.zeros((), device=model.device), persistent=False)
         self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
+        self.max_tokens = min(max_tokens, getattr(model.config, "max_position_embeddings", None) or max_tokens)
         self.bfloat16 = False
 
     def forward(self, tokens: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch"]:

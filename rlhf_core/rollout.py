@@ -124,9 +124,11 @@ def score_responses(
         len(responses) == rows and len(ended) == rows,
         f"prompts, responses and ended must have the same length, got {rows}, {len(responses)} and {len(ended)}",
     )
-    require(ended.dtype == torch.bool, f"ended must be a bool tensor, got {ended.dtype}")
+    require(
+        ended.dtype == torch.bool and ended.dim() == 1,
+        f"ended must be a bool tensor with one value for each response, got {ended.dtype} of shape {list(ended.shape)}",
+    )
     raw = reward_fn(prompts, responses)
     scores = raw.detach() if isinstance(raw, Tensor) else torch.tensor([float(number) for number in raw])
     require(scores.shape == (rows,), f"reward_fn must return {rows} scores, got shape {tuple(scores.shape)}")
-    missing = (~ended).to(device=scores.device, dtype=torch.float32)
-    return scores - missing_eos_penalty * missing
+    return torch.where(ended.to(scores.device), scores, scores - missing_eos_penalty)

@@ -24,6 +24,7 @@ from rlhf_core.checkpoint import (
     step_folder,
     sync,
     write_folder,
+    write_text,
 )
 from rlhf_core.config import ConfigError, RunConfig, load_config
 from rlhf_core.machine import keep_freed_memory, pick_device
@@ -76,8 +77,10 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.quiet = quiet
         log_with = None if config.log_with == "none" else config.log_with
-        on_cpu = pick_device(config.device).type == "cpu"
-        self.accelerator = Accelerator(cpu=on_cpu, log_with=log_with, project_dir=str(self.folder))
+        device = pick_device(config.device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # accelerate takes the current one
+        self.accelerator = Accelerator(cpu=device.type == "cpu", log_with=log_with, project_dir=str(self.folder))
         self.device = self.accelerator.device
         self.is_main = self.accelerator.is_main_process
         self.resumed = self._resume() if config.resume else None
@@ -96,9 +99,13 @@ class Run:
         if not self.is_main:
             self.accelerator.wait_for_everyone()
             return
-        if (self.folder / "metrics.jsonl").exists() and not self.config.resume:
+        goes_on = self.config.resume and (self.folder / "config.yaml").exists()
+        held = next((name for name in ("metrics.jsonl", "checkpoints", "model") if holds(self.folder / name)), None)
+        if held and not goes_on:
             raise ConfigError(
                 f"--output {self.folder} already holds a run; add --resume to go on, or name another folder"
+                if (self.folder / "config.yaml").exists()
+                else f"--output {self.folder} already holds {held}, of no run with a config.yaml; name another folder"
             )
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.config.save(self.folder)
@@ -120,7 +127,10 @@ class Run:
         manifest = read_manifest(found[-1], method=self.config.method)
         if self.is_main:
             for name, size in manifest["log_sizes"].items():
-                with (self.folder / name).open("r+b") as file:
+                path = self.folder / name
+                if not path.is_file() or path.stat().st_size < size:
+                    raise CheckpointError(f"{path} was shortened after the last checkpoint; put it back to go on")
+                with path.open("r+b") as file:
                     file.truncate(size)
         return manifest
 
@@ -131,7 +141,7 @@ class Run:
         path = self.folder / "machine.json"
         if self.is_main and not path.exists():
             facts = {"precision": measure(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-            path.write_text(json.dumps({**facts, "device": str(self.device)}))
+            write_text(path, json.dumps({**facts, "device": str(self.device)}))
         self.accelerator.wait_for_everyone()
         return json.loads(path.read_text())["precision"]
 
@@ -177,12 +187,13 @@ class Run:
         Raises:
             TrainingDiverged: one of them is NaN or infinite. Nothing after the last checkpoint is saved.
         """
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                cause = LIKELY_CAUSES.get(name, "lower --learning-rate")
-                last = complete_checkpoints(self.checkpoints)
-                kept = f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
-                raise TrainingDiverged(f"step {self.step}: {name} is {value}; likely cause: {cause}; {kept}")
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if broken:
+            name = next((name for name in LIKELY_CAUSES if name in broken), broken[0])  # causes come before effects
+            cause = LIKELY_CAUSES.get(name, "lower --learning-rate")
+            last = complete_checkpoints(self.checkpoints)
+            kept = f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
+            raise TrainingDiverged(f"step {self.step}: {name} is {metrics[name]}; likely cause: {cause}; {kept}")
         if not self.is_main:
             return
         self._append("metrics.jsonl", {"step": self.step, **metrics})
@@ -256,6 +267,11 @@ def read_jsonl(path: Path, *needed: str) -> list[dict]:
         elif number < len(lines):
             raise ValueError(f"{path} is damaged: line {number} is no row of a run")
     return rows
+
+
+def holds(path: Path) -> bool:
+    """Whether a file or a folder is there and not empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
 
 
 def is_finished(folder: Path) -> bool:

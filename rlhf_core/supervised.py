@@ -54,7 +54,10 @@ def load_pairs(config: SFTConfig, tokenizer) -> dict[str, list[str]]:
     if config.data.startswith("ratings:") and config.num_rows is not None:
         gap = getattr(config, "min_gap", 0.0)
         split = config.data.removeprefix("ratings:")
-        return rating_pairs(split, config.num_rows, seed=config.seed, min_gap=gap).to_dict()
+        pairs = rating_pairs(split, config.num_rows, seed=config.seed, min_gap=gap)
+        if not len(pairs):
+            raise ValueError(f"--min-gap {gap}: no two sentences differ by so much")
+        return pairs.to_dict()
     return load_preferences(config.data, limit=config.num_rows, tokenizer=tokenizer).to_dict()
 
 
@@ -218,7 +221,9 @@ def train_reward(
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(config.model)
     start = str(run.checkpoint) if run.resumed else config.model
-    model = RewardModel(load_classifier(start, tokenizer, run.device), tokenizer, config.max_tokens, f.sequence_scores)
+    model = RewardModel(
+        load_classifier(start, tokenizer, run.device, new_head=True), tokenizer, config.max_tokens, f.sequence_scores
+    )
     rankings = load_rankings(config, model)
 
     def scores_of(module: nn.Module, chosen: list[Ranking], generator: torch.Generator) -> Tensor:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_core.cli import CONFIGS, main, parse
 from rlhf_core.config import ConfigError, load_config
+from rlhf_core.models import resolve_model
 from rlhf_core.run import read_jsonl
 
 
@@ -141,6 +144,62 @@ def test_configurations_survive_the_file(tmp_path):
     assert load_config(tmp_path) == config
 
 
+def test_rows_of_a_run_that_were_damaged_are_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "text": "a\u2028b"}\n{"step": 2}\n{"ste')
+    assert [row["step"] for row in read_jsonl(path, "step")] == [1, 2], "a kill cut the last line short"
+    path.write_text('{"step": 1}\n{}\n{"step": 3}\n')
+    with pytest.raises(ValueError, match="metrics.jsonl is damaged: line 2 is no row of a run"):
+        read_jsonl(path, "step")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["sft", "--model", "{tmp}/damaged"], "no model could be loaded from"),
+        (["sft", "--model", "{tmp}/missing"], "it has no weights for model.layers.1"),
+        (["ppo", "--reward-model", "pocket"], "it has no weights for score.weight"),
+        (["ppo", "--reward-model", "pocket", "--prompt-words", "1000"], "gives no prompt of 1000 words"),
+        (["sft", "--device", "nowhere"], "--device must be auto, cpu, cuda, cuda:0 or mps, got nowhere"),
+        (
+            ["ppo", "--reward-model", "pocket", "--kl-target", "5", "--kl-horizon", "1"],
+            "--kl-horizon must be greater than 12.8, got 1.0",
+        ),
+        (["sft", "--learning-rate", "inf"], "--learning-rate must be greater than 0, got inf"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_refused_in_one_sentence(options, words, tmp_path, capsys):
+    for name in ("damaged", "missing"):
+        shutil.copytree(resolve_model("pocket"), tmp_path / name)
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"no weights")
+    weights = load_file(tmp_path / "missing" / "model.safetensors")
+    kept = {key: value for key, value in weights.items() if ".layers.1." not in key}
+    save_file(kept, tmp_path / "missing" / "model.safetensors", metadata={"format": "pt"})
+    command, *asked = (word.format(tmp=tmp_path) for word in options)
+    assert main([command, "--output", str(tmp_path / "run"), *asked]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"rlhf {command}: ") and words in " ".join(said.split()) and "Traceback" not in said
+
+
+def test_a_start_that_failed_does_not_block_its_folder(tmp_path, capsys):
+    output, data = ["--output", str(tmp_path / "run")], tmp_path / "bad.jsonl"
+    data.write_text('{"prompt": "a"}\n')
+    assert main(["sft", *output, "--data", str(data)]) == 2
+    assert main(["sft", *output, "--num-rows", "4", "--batch-size", "2"]) == 0
+    (tmp_path / "run" / "config.yaml").unlink()
+    capsys.readouterr()
+    assert main(["sft", *output, "--resume"]) == 2
+    assert "already holds" in capsys.readouterr().err
+
+
+def test_a_file_of_another_method_is_refused(tmp_path):
+    (tmp_path / "run.yaml").write_text("method: sft\n1: 2\n")
+    with pytest.raises(ConfigError, match="run.yaml is of the method sft, not of reward"):
+        parse("reward", ["--config", str(tmp_path / "run.yaml")])
+    with pytest.raises(ConfigError, match="run.yaml has the unknown option 1"):
+        parse("sft", ["--config", str(tmp_path / "run.yaml")])
+
+
 def test_the_whole_chain_in_small(tmp_path, capsys):
     """Every command on real ratings, a few steps each; what they save loads with transformers alone."""
     small = ["--num-rows", "6"]
@@ -170,17 +229,5 @@ def test_the_whole_chain_in_small(tmp_path, capsys):
         assert Path(f"demo/figures/{name}.png").stat().st_size > 10_000
     assert html.count("data:image/png;base64,") == 6 and "http" not in html.split("</style>")[1]
     assert main(["evaluate", "--run", "sft"]) == 0
-    for file, damage in (
-        ("demo/ppo/samples.jsonl", b'{"step": 1}\n{"step": 2}\n'),
-        ("demo/ppo/metrics.jsonl", b"[]\n[]\n"),
-        ("demo/ppo/model/model.safetensors", b"not a model"),
-    ):
-        whole = Path(file).read_bytes()
-        Path(file).write_bytes(damage)
-        capsys.readouterr()
-        assert main(["evaluate", "--run", "demo"]) == 2
-        said = capsys.readouterr().err.strip()
-        assert said.startswith("rlhf evaluate: ") and "demo/ppo" in said and "Traceback" not in said
-        Path(file).write_bytes(whole)
     (tmp_path / "empty").mkdir()
     assert main(["evaluate", "--run", "empty"]) == 2

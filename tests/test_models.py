@@ -135,7 +135,7 @@ def test_a_policy_checkpoint_loads_with_transformers_alone(model, tokenizer, tmp
 
 
 def test_a_reward_checkpoint_scores_the_same_with_transformers_alone(tokenizer, tmp_path):
-    reward = RewardModel(load_classifier("pocket", tokenizer), tokenizer)
+    reward = RewardModel(load_classifier("pocket", tokenizer, new_head=True), tokenizer)
     torch.nn.init.normal_(reward.model.score.weight)
     reward.model.save_pretrained(tmp_path)
     alone = AutoModelForSequenceClassification.from_pretrained(tmp_path)
